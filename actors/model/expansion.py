@@ -1,0 +1,81 @@
+"""Segments to one expanded sequence: the only place where image placeholders grow to their full length.
+
+What the samplers and the trajectories hold is unexpanded (one placeholder an image). The learner needs the ids that the
+model really sees, with loss mask, log-probs and weight versions kept in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.agent.trajectory import BoolArray, FloatArray, ImageRef, IntArray, Segment
+
+
+class ExpansionError(ValueError):
+    """Placeholders and images do not match: a sequence that must not reach a model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expanded:
+    """A sequence as the model sees it. All arrays have length n; `images` are in order of appearance.
+
+    token_ids int32, loss_mask bool, logprobs float32 (0 outside actions), versions int32 (-1 outside actions).
+    """
+
+    token_ids: IntArray
+    loss_mask: BoolArray
+    logprobs: FloatArray
+    versions: IntArray
+    images: tuple[ImageRef, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def expand(segments: Sequence[Segment], image_token_id: int) -> Expanded:
+    """Concatenate segments and grow each image placeholder. Raise `ExpansionError` when images and placeholders differ."""
+    ids: list[IntArray] = []
+    mask: list[BoolArray] = []
+    logprobs: list[FloatArray] = []
+    versions: list[IntArray] = []
+    images: list[ImageRef] = []
+    for segment in segments:
+        repeats = _repeats(segment, image_token_id)
+        n = int(repeats.sum())
+        ids.append(np.repeat(segment.token_ids, repeats).astype(np.int32))
+        mask.append(np.full(n, segment.trained))
+        if segment.trained:
+            logprobs.append(segment.logprobs.astype(np.float32))
+            versions.append(_versions(segment))
+        else:
+            logprobs.append(np.zeros(n, dtype=np.float32))
+            versions.append(np.full(n, -1, dtype=np.int32))
+        images.extend(placed.ref for placed in sorted(segment.images, key=lambda placed: placed.offset))
+    return Expanded(
+        np.concatenate(ids), np.concatenate(mask), np.concatenate(logprobs), np.concatenate(versions), tuple(images)
+    )
+
+
+def _repeats(segment: Segment, image_token_id: int) -> IntArray:
+    repeats = np.ones(len(segment.token_ids), dtype=np.int32)
+    for placed in segment.images:
+        repeats[placed.offset] = placed.n_tokens
+    found = set(np.flatnonzero(segment.token_ids == image_token_id).tolist())
+    placed_at = {placed.offset for placed in segment.images}
+    if found != placed_at:
+        raise ExpansionError(
+            f"placeholders at {sorted(found)} but images at {sorted(placed_at)} in a {segment.kind} segment"
+        )
+    if segment.trained and segment.images:
+        raise ExpansionError("an action cannot contain an image")
+    return repeats
+
+
+def _versions(segment: Segment) -> IntArray:
+    versions = np.full(len(segment.token_ids), -1, dtype=np.int32)
+    for span in segment.spans:
+        versions[span.start : span.end] = int(span.version)
+    return versions

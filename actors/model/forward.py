@@ -1,0 +1,41 @@
+"""The forward pass that pre-training, SFT and GRPO share: log-probabilities of the trained tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from actors.model.batch import TokenBatch
+
+
+def token_logprobs(model: Any, batch: TokenBatch, temperature: float = 1.0) -> torch.Tensor:
+    """log p of each trained token given what stands before it: float32[n_trained], row-major in `batch.loss_mask`.
+
+    Logits are computed at trained positions only. `mm_token_type_ids` marks image tokens, so that they get their
+    three-dimensional M-RoPE positions (without it transformers counts them as text and parity with vLLM is lost).
+    """
+    import torch
+
+    inner = getattr(model, "module", model)
+    image_token = inner.config.image_token_id
+    vision: dict[str, Any] = {}
+    if batch.pixel_values is not None:
+        vision = {
+            "pixel_values": batch.pixel_values.to(inner.dtype),
+            "image_grid_thw": batch.image_grid_thw,
+        }
+    hidden = inner.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        mm_token_type_ids=(batch.input_ids == image_token).to(torch.int32),
+        use_cache=False,
+        **vision,
+    ).last_hidden_state
+    targets = batch.loss_mask[:, 1:]
+    logits = inner.lm_head(hidden[:, :-1][targets]).float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    chosen = batch.input_ids[:, 1:][targets]
+    return -torch.nn.functional.cross_entropy(logits, chosen, reduction="none")

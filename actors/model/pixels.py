@@ -1,0 +1,70 @@
+"""Image bytes to what the vision tower reads, with the model's own Hugging Face image processor, each image once."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.agent.seams import ImageStore
+from actors.agent.trajectory import ImageRef
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Pixels:
+    """Pixel values and grids by image reference, least recently used ones dropped.
+
+    `get(ref)` -> (pixel_values float32[patches, patch_dim], grid_thw int64[3]); raises what the store raises.
+    """
+
+    def __init__(self, image_processor: Any, images: ImageStore, capacity: int = 4096) -> None:
+        self._processor = image_processor
+        self._images = images
+        self._capacity = capacity
+        self._cache: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+
+    @classmethod
+    def load(cls, model_folder: str | Path, images: ImageStore, capacity: int = 4096) -> Pixels:
+        from transformers import AutoImageProcessor
+
+        return cls(AutoImageProcessor.from_pretrained(model_folder), images, capacity)
+
+    def get(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self._cache.get(ref.sha256)
+        if found is None:
+            found = self._process(ref)
+            self._cache[ref.sha256] = found
+            if len(self._cache) > self._capacity:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(ref.sha256)
+        return found
+
+    def _process(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor]:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self._images.get(ref))) as picture:
+            out = self._processor(images=[picture.convert("RGB")], return_tensors="pt")
+        return out["pixel_values"], out["image_grid_thw"][0]
+
+    def n_tokens(self, ref: ImageRef) -> int:
+        """Expanded length of this image's placeholder. Needs only the size, not the bytes."""
+        return count_image_tokens(self._processor, ref.width, ref.height)
+
+
+def count_image_tokens(image_processor: Any, width: int, height: int) -> int:
+    """Tokens of one image of this size after patching and merging (Qwen2-VL's smart_resize, in the processor's numbers)."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    unit = image_processor.patch_size * image_processor.merge_size
+    tall, wide = smart_resize(
+        height,
+        width,
+        factor=unit,
+        min_pixels=image_processor.size["shortest_edge"],
+        max_pixels=image_processor.size["longest_edge"],
+    )
+    return (tall // unit) * (wide // unit)
