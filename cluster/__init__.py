@@ -1,0 +1,1 @@
+"""Everything that touches a cluster, and nothing that knows about search."""
