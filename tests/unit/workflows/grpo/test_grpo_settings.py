@@ -1,0 +1,39 @@
+"""Impossible settings are refused with the key's name."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cluster.config import load
+from cluster.errors import UserError
+from workflows.grpo.settings import GrpoSettings
+
+
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        ("groups_per_step=0", "groups_per_step"),
+        ("max_staleness=-1", "max_staleness"),
+        ("episode_timeout_s=0", "episode_timeout_s"),
+        ("top_p=0.0", "top_p"),
+        ("min_siblings=9", "min_siblings"),
+        ("window=33", "window"),
+        ("group_sise=8", "group_size"),
+    ],
+)
+def test_an_impossible_value_is_named(bad, key):
+    with pytest.raises(UserError, match=key):
+        load(GrpoSettings, None, [bad])
+
+
+def test_slots_follow_from_staleness():
+    assert GrpoSettings(max_staleness=0, groups_per_step=4).slots == 4
+    assert GrpoSettings(max_staleness=2, groups_per_step=4).slots == 12
+
+
+def test_importing_the_settings_pulls_in_nothing_heavy():
+    code = (
+        "import sys, workflows.grpo.settings; sys.exit(any(m in sys.modules for m in ('torch','ray','vllm')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

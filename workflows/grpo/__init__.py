@@ -1,0 +1,1 @@
+"""Asynchronous GRPO: one controller over samplers, searchers, reward evaluators and a learner."""

@@ -1,0 +1,100 @@
+"""What a GRPO run is asked to do. Imports nothing heavy: a configuration error answers in under a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+AT_LEAST_ONE = {"ge": 1}
+NOT_NEGATIVE = {"ge": 0}
+SECONDS = {"gt": 0.0}
+
+
+@dataclass(frozen=True)
+class GrpoSettings:
+    """One run of asynchronous GRPO.
+
+    Defaults are those of the embedded scale; a 7B run overrides sizes and times.
+    """
+
+    steps: int = field(default=120, metadata=AT_LEAST_ONE)
+    # optimiser steps (= published versions) of the whole run, resumed parts included
+    groups_per_step: int = field(default=16, metadata=AT_LEAST_ONE)
+    # questions that one step learns from; with group_size the batch of architecture section 7
+    group_size: int = field(default=8, metadata=AT_LEAST_ONE)
+    # episodes per question; both papers use 8
+    max_staleness: int = field(default=1, metadata=NOT_NEGATIVE)
+    # versions between sampling and training, at most; 0 is synchronous training
+    window: int | None = None
+    # positions within which a finished group may overtake; empty: 0.3 of the slots
+    seed: int = 0
+    # order of the questions and seeds of the samples
+
+    temperature: float = field(default=1.0, metadata=NOT_NEGATIVE)
+    # of sampling; the learner divides its logits by the same
+    top_p: float = field(default=1.0, metadata={"gt": 0.0, "le": 1.0})
+    # below 1 the importance ratios are biased (TRL #6789), so leave it
+    max_tokens: int = field(default=128, metadata=AT_LEAST_ONE)
+    # of one turn
+
+    filter_zero_variance: bool = True
+    # drop groups whose episodes all scored alike (DAPO's dynamic sampling) and admit others instead
+    refill_limit: float = field(default=4.0, metadata=NOT_NEGATIVE)
+    # groups filtered per step, in steps' worth; beyond it flat groups are kept, so that a step always ends
+    min_siblings: int = field(default=2, metadata=AT_LEAST_ONE)
+    # valid episodes that a group needs; below it the group is cancelled and its question asked again later
+
+    samplers: int = field(default=1, metadata=AT_LEAST_ONE)
+    # vLLM engines
+    episodes_per_sampler: int = field(default=128, metadata=AT_LEAST_ONE)
+    # concurrent episodes of one engine
+    search_workers: int = field(default=1, metadata=AT_LEAST_ONE)
+    # actors behind the search gateway
+    reward_evaluators: int = field(default=1, metadata=AT_LEAST_ONE)
+    # actors that score answers
+    ranks: int = field(default=1, metadata=AT_LEAST_ONE)
+    # learner processes
+
+    episode_retries: int = field(default=2, metadata=NOT_NEGATIVE)
+    # times an episode is reissued, on another sampler where there is one, after a failure of the
+    # infrastructure
+    question_retries: int = field(default=2, metadata=NOT_NEGATIVE)
+    # times a question is asked again after its group was cancelled for the infrastructure's sake
+    episode_timeout_s: float = field(default=120.0, metadata=SECONDS)
+    # one episode, tools included
+    train_timeout_s: float = field(default=900.0, metadata=SECONDS)
+    # one optimiser step; the first one compiles
+    publish_timeout_s: float = field(default=120.0, metadata=SECONDS)
+    # writing the weights, and again each sampler's loading of them
+    checkpoint_timeout_s: float = field(default=600.0, metadata=SECONDS)
+    # saving everything
+    ready_timeout_s: float = field(default=600.0, metadata=SECONDS)
+    # start of all actors, and of one that is replaced
+    batch_timeout_s: float = field(default=900.0, metadata=SECONDS)
+    # the learner's wait for a batch; beyond it the run stops with a report
+    stall_report_s: float = field(default=60.0, metadata=SECONDS)
+    # without any progress for this long, who waits for whom is printed
+    probe_every_s: float = field(default=10.0, metadata=SECONDS)
+    # health checks of samplers
+
+    checkpoint_every: int = field(default=20, metadata=AT_LEAST_ONE)
+    # steps; a checkpoint is also made when the run stops
+    keep_checkpoints: int = field(default=2, metadata=AT_LEAST_ONE)
+    # newest ones that stay on storage
+    start_check_questions: int = field(default=8, metadata=NOT_NEGATIVE)
+    # per kind of question before the first step; 0 skips the check
+    trajectories_per_step: int = field(default=8, metadata=NOT_NEGATIVE)
+    # kept in trajectories/*.parquet, for people
+
+    def check(self) -> None:
+        """Raise ValueError for values that do not fit each other."""
+        if self.min_siblings > self.group_size:
+            raise ValueError(
+                f"min_siblings must be at most group_size={self.group_size}, not {self.min_siblings}"
+            )
+        if self.window is not None and not 1 <= self.window <= self.slots:
+            raise ValueError(f"window must be between 1 and the {self.slots} slots, not {self.window}")
+
+    @property
+    def slots(self) -> int:
+        """Groups that may be anywhere in the pipeline."""
+        return (self.max_staleness + 1) * self.groups_per_step

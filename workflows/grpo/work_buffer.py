@@ -1,0 +1,318 @@
+"""The groups that are anywhere in the pipeline.
+
+Pure: no I/O, no clock, no asyncio; the controller awaits, the buffer decides.
+
+A group's life, and the slot that it holds from admission to its end:
+
+    admit          start           finish           take          release
+      |  WAITING --------> INFLIGHT --------> FINISHED -----> TAKEN --------> trained
+      |     |                 | ^                | |
+      |     |                 +-+ restore         | +--- filter(reason) -----> filtered
+      |     +-- cancel -------+-- cancel ---------+----- cancel(reason) -----> cancelled
+    slot charged .............................................................. slot freed
+
+Always true:
+- every admitted group ends exactly once: `admitted == trained + filtered + cancelled + held`;
+- at most `(max_staleness + 1) * groups_per_step` groups are held, those in training included;
+- nothing is taken whose oldest sampled token is more than `max_staleness` versions old: what is, is cancelled
+  and counted;
+- a verb used out of order raises `Misuse` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, NewType
+
+GroupId = NewType("GroupId", int)
+
+# Of the slots: the rollout window of MiniMax (arXiv 2605.26494, section 6.2.4), as torchtitan sets it.
+WINDOW_SHARE = 0.3
+STALE = "stale"
+
+
+class Misuse(RuntimeError):
+    """A verb that does not fit the state of the buffer or of the group."""
+
+
+class GroupState(StrEnum):
+    """Where a held group is. A group that ended is no longer held."""
+
+    WAITING = "waiting"
+    INFLIGHT = "inflight"
+    FINISHED = "finished"
+    TAKEN = "taken"
+
+
+@dataclass(frozen=True)
+class HeldGroup:
+    """One group in the pipeline.
+
+    `oldest_version` is that of its oldest sampled token, known when it is finished.
+    """
+
+    id: GroupId
+    question_id: str
+    admitted_at: int  # version
+    state: GroupState = GroupState.WAITING
+    oldest_version: int | None = None
+    taken_at: int | None = None  # version of the weights that it is trained on
+
+    @property
+    def born(self) -> int:
+        """The version that its staleness counts from.
+
+        Before it is finished, no token can be older than this.
+        """
+        return self.admitted_at if self.oldest_version is None else self.oldest_version
+
+
+@dataclass(frozen=True)
+class BufferState:
+    """Everything a WorkBuffer knows, as plain values (JSON-able)."""
+
+    groups_per_step: int
+    max_staleness: int
+    window: int
+    next_id: int
+    trained: int
+    filtered: dict[str, int]
+    cancelled: dict[str, int]
+    groups: tuple[HeldGroup, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BufferState:
+        """Raise TypeError, KeyError or ValueError for what `to_json` did not write."""
+        groups = tuple(HeldGroup(**{**g, "state": GroupState(g["state"])}) for g in data["groups"])
+        return cls(**{**data, "groups": groups})
+
+
+class WorkBuffer:
+    """Admits, orders and releases groups so that staleness is bounded by construction.
+
+    **The slot rule.** With P = `groups_per_step` and S = `max_staleness` there are (S+1)*P slots, charged at
+    admission and freed when the weights trained on the group are live (or on filter or cancellation), never
+    when it is merely taken. Claim: under FIFO, a group admitted at version v is taken at version v+S at the
+    latest. When it is admitted, k others are ahead of it. If no batch is in training, k <= (S+1)*P - 1 and it
+    is taken at version v + k//P <= v+S. If one is, those P groups hold slots too, so k <= S*P - 1 are left
+    ahead, the next take is at v+1, and it is taken at v+1 + k//P <= v+S. A group that ends early only moves
+    others forward.
+
+    Example, P=2, S=1, four slots, version 0:
+        admit a b c d (4/4)        take(0) -> a b (4/4: taking frees nothing); weights 1 go live
+        release(a b, 1) (2/4)      admit e f at version 1 (4/4)
+        take(1) -> c d             sampled at 0: staleness 1 = S
+        release(c d, 2) (2/4)      take(2) -> e f: staleness 1 again
+        Had taking freed the slots, e f would have been admitted at 0 and trained on at 2.
+
+    **Windowed FIFO.** One slow group must not hold up the step, but "first finished, first trained" prefers
+    easy questions. So a finished group may overtake unfinished ones only within a window of `window`
+    positions that starts at the oldest group left, and only if every group left behind can still be taken in
+    time: the k-th of them (from 0) at version v+1 + k//P. Strict FIFO always passes that test (the claim
+    above), so waiting for the head always ends, and overtaking never makes a drop necessary.
+
+    S = 0 is synchronous training: P slots, all taken together, and no slot is free until the new weights are
+    live.
+    """
+
+    def __init__(self, groups_per_step: int, max_staleness: int, window: int | None = None) -> None:
+        if groups_per_step < 1 or max_staleness < 0:
+            raise ValueError(f"{groups_per_step=} must be at least 1 and {max_staleness=} at least 0")
+        self.groups_per_step = groups_per_step
+        self.max_staleness = max_staleness
+        self.slots = (max_staleness + 1) * groups_per_step
+        self.window = max(1, int(WINDOW_SHARE * self.slots)) if window is None else window
+        if not 1 <= self.window <= self.slots:
+            raise ValueError(f"window must be between 1 and the {self.slots} slots, not {self.window}")
+        self._groups: dict[GroupId, HeldGroup] = {}  # in order of admission
+        self._next_id = 0
+        self.trained = 0
+        self.filtered: Counter[str] = Counter()
+        self.cancelled: Counter[str] = Counter()
+
+    # -- counts --
+
+    @property
+    def admitted(self) -> int:
+        return self._next_id
+
+    @property
+    def held(self) -> int:
+        return len(self._groups)
+
+    @property
+    def released(self) -> int:
+        """Groups that ended: `admitted == released + held`."""
+        return self.trained + self.filtered.total() + self.cancelled.total()
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - self.held
+
+    def groups(self, *states: GroupState) -> list[HeldGroup]:
+        """Held groups in order of admission, of the given states or all."""
+        return [g for g in self._groups.values() if not states or g.state in states]
+
+    def get(self, group: GroupId) -> HeldGroup:
+        """Raise `Misuse` for a group that is not held."""
+        if group not in self._groups:
+            raise Misuse(f"group {group} is not held: it was never admitted, or it has ended")
+        return self._groups[group]
+
+    def __contains__(self, group: object) -> bool:
+        return group in self._groups
+
+    # -- the life of a group --
+
+    def admit(self, question_id: str, version: int) -> GroupId | None:
+        """Charge a slot. None: there is none free."""
+        if self.free_slots == 0:
+            return None
+        newest = max((g.admitted_at for g in self._groups.values()), default=version)
+        if version < newest:
+            raise Misuse(f"admission at version {version} after one at version {newest}")
+        group = GroupId(self._next_id)
+        self._next_id += 1
+        self._groups[group] = HeldGroup(group, question_id, version)
+        return group
+
+    def start(self, group: GroupId) -> None:
+        """Its episodes are being dispatched."""
+        self._move(group, GroupState.WAITING, GroupState.INFLIGHT)
+
+    def finish(self, group: GroupId, oldest_version: int) -> None:
+        """All its episodes ended.
+
+        `oldest_version` is that of the oldest token among those that will be trained on.
+        """
+        self._move(group, GroupState.INFLIGHT, GroupState.FINISHED, oldest_version=oldest_version)
+
+    def filter(self, group: GroupId, reason: str) -> None:
+        """It has nothing to teach (all siblings scored alike): its slot is free at once."""
+        self._expect(group, GroupState.FINISHED)
+        del self._groups[group]
+        self.filtered[reason] += 1
+
+    def cancel(self, group: GroupId, reason: str) -> None:
+        """It will not be trained on: its slot is free at once. A group in training cannot be cancelled."""
+        self._expect(group, GroupState.WAITING, GroupState.INFLIGHT, GroupState.FINISHED)
+        del self._groups[group]
+        self.cancelled[reason] += 1
+
+    def take(self, version: int) -> list[GroupId] | None:
+        """The next batch of P groups for a learner whose weights are `version`, oldest first.
+
+        None: not ready, wait.
+
+        Finished groups that are too old are cancelled as stale first: this check is the guarantee.
+        """
+        if self.groups(GroupState.TAKEN):
+            raise Misuse("a batch is in training: release it before the next is taken")
+        for group in self.expired(version, GroupState.FINISHED):
+            self.cancel(group, STALE)
+        picks = self._pick()
+        if len(picks) < self.groups_per_step or not self._rest_in_time(picks, version):
+            return None
+        for group in picks:
+            self._groups[group] = replace(self._groups[group], state=GroupState.TAKEN, taken_at=version)
+        return picks
+
+    def release(self, groups: Iterable[GroupId], live_version: int) -> None:
+        """Free the slots of a taken batch: the weights trained on it run everywhere as `live_version`."""
+        batch = list(groups)
+        for group in batch:
+            held = self._expect(group, GroupState.TAKEN)
+            if held.taken_at is None or live_version <= held.taken_at:
+                taken = f"group {group} was taken at {held.taken_at}"
+                raise Misuse(f"{taken}: version {live_version} did not learn from it")
+        if len(set(batch)) != len(batch):
+            raise Misuse(f"a group is released twice in {batch}")
+        for group in batch:
+            del self._groups[group]
+        self.trained += len(batch)
+
+    def expired(self, version: int, *states: GroupState) -> list[GroupId]:
+        """Groups that no learner at `version` or later may train on.
+
+        Cancelling them early only saves work.
+        """
+        wanted = states or (GroupState.WAITING, GroupState.INFLIGHT, GroupState.FINISHED)
+        return [g.id for g in self.groups(*wanted) if version - g.born > self.max_staleness]
+
+    # -- across runs --
+
+    def snapshot(self) -> BufferState:
+        """Raise `Misuse` while a batch is in training.
+
+        Whether it was learned from would be unknown after a restart.
+        """
+        if self.groups(GroupState.TAKEN):
+            raise Misuse("a batch is in training: a snapshot belongs between steps")
+        return BufferState(
+            groups_per_step=self.groups_per_step,
+            max_staleness=self.max_staleness,
+            window=self.window,
+            next_id=self._next_id,
+            trained=self.trained,
+            filtered=dict(self.filtered),
+            cancelled=dict(self.cancelled),
+            groups=tuple(self._groups.values()),
+        )
+
+    @classmethod
+    def restore(cls, state: BufferState) -> WorkBuffer:
+        """Finished groups stay finished.
+
+        Those in flight wait again, because their episodes died with the process.
+        """
+        buffer = cls(state.groups_per_step, state.max_staleness, state.window)
+        for group in state.groups:
+            pending = group.state is GroupState.INFLIGHT
+            buffer._groups[group.id] = replace(group, state=GroupState.WAITING) if pending else group
+        if buffer.held > buffer.slots or any(not 0 <= g < state.next_id for g in buffer._groups):
+            raise ValueError(
+                "a snapshot that no buffer wrote: more groups than slots, or ids from the future"
+            )
+        buffer._next_id = state.next_id
+        buffer.trained = state.trained
+        buffer.filtered = Counter(state.filtered)
+        buffer.cancelled = Counter(state.cancelled)
+        if buffer.admitted != buffer.released + buffer.held:
+            raise ValueError("a snapshot that no buffer wrote: its counts do not add up")
+        return buffer
+
+    # -- inside --
+
+    def _expect(self, group: GroupId, *states: GroupState) -> HeldGroup:
+        held = self.get(group)
+        if held.state not in states:
+            raise Misuse(f"group {group} is {held.state}, not {' or '.join(states)}")
+        return held
+
+    def _move(self, group: GroupId, before: GroupState, after: GroupState, **changes: Any) -> None:
+        self._groups[group] = replace(self._expect(group, before), state=after, **changes)
+
+    def _pick(self) -> list[GroupId]:
+        """Up to P finished groups, oldest first, each within the window at the oldest group left."""
+        queue = list(self._groups.values())
+        picks: list[GroupId] = []
+        while len(picks) < self.groups_per_step:
+            window = queue[: self.window]
+            chosen = next((g for g in window if g.state is GroupState.FINISHED), None)
+            if chosen is None:
+                break
+            queue.remove(chosen)
+            picks.append(chosen.id)
+        return picks
+
+    def _rest_in_time(self, picks: Sequence[GroupId], version: int) -> bool:
+        """Whether each group left behind can still be taken before it is too old, by its admission."""
+        rest = [g for g in self._groups.values() if g.id not in picks]
+        last_chances = (g.admitted_at + self.max_staleness for g in rest)
+        return all(version + 1 + k // self.groups_per_step <= last for k, last in enumerate(last_chances))
