@@ -1,16 +1,17 @@
 """From YAML files and `key=value` words to one frozen dataclass, strictly.
 
-The dataclasses that components keep beside themselves are the schema (OmegaConf structured configs). A file may begin
-with `extends: other.yaml` (or a list; later ones win, the file itself wins over all); paths are relative to the file.
-Always true of what `load` returns: every key exists in the schema, every value has its type and lies in its range,
-and every `check()` was content. Whatever is not so is a UserError that names the key's full path and what it accepts.
+The dataclasses that components keep beside themselves are the schema (OmegaConf structured configs). A file
+may begin with `extends: other.yaml` (or a list; later ones win, the file itself wins over all); paths are
+relative to the file. Always true of what `load` returns: every key exists in the schema, every value has its
+type and lies in its range, and every `check()` was content. Whatever is not so is a UserError that names the
+key's full path and what it accepts.
 
 Ranges are field metadata, so that no component needs to import this module:
 
     workers: int = field(default=2, metadata={"ge": 1, "le": 64})
 
-Conditions across fields are a method `check(self) -> None` that raises ValueError with a sentence; it runs on every
-dataclass of the tree, the innermost first.
+Conditions across fields are a method `check(self) -> None` that raises ValueError with a sentence; it runs on
+every dataclass of the tree, the innermost first.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def load(
 ) -> Settings:
     """Return the checked settings.
 
-    `source` is a YAML file, or the name of one in the folder `shipped` (with or without .yaml), or None for the
-    schema's defaults; `overrides` are words like `learner.lr=1e-4`, applied in order. Raises UserError.
+    `source` is a YAML file, or the name of one in the folder `shipped` (with or without .yaml), or None for
+    the schema's defaults; `overrides` are words like `learner.lr=1e-4`, applied in order. Raises UserError.
     """
     config = OmegaConf.structured(schema)
     if source is not None:
@@ -80,7 +81,7 @@ def dump(settings: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(settings), resolve=True)
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def _chain(
@@ -125,7 +126,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-# --- checking and merging ------------------------------------------------------------------------------------------
+# --- checking and merging -----------------------------------------------------------------------------------
 
 
 def _apply(config: DictConfig, schema: type, content: Mapping[str, Any], origin: str) -> DictConfig:
@@ -234,7 +235,7 @@ def _nested(value: Any) -> Iterator[tuple[str, Any]]:
             yield f".{name}", entry
 
 
-# --- types ---------------------------------------------------------------------------------------------------------
+# --- types --------------------------------------------------------------------------------------------------
 
 
 def describe(kind: Any) -> str:

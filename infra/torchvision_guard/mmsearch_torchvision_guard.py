@@ -1,13 +1,15 @@
 """Lets a torchvision whose compiled part does not fit this torch be imported anyway.
 
-Where no `+cpu` build of torchvision can be had, pip brings the CUDA build. Its `_C.so` cannot be loaded beside a CPU
-torch, and its Python part then fails at import because it decorates the operators `nms` and `qnms` that nobody
-defined. transformers and vLLM need only its transforms, which are pure torch. So, when torchvision is imported for
-the first time, this module declares those two operators if, and only if, the compiled part really cannot be loaded.
+Where no `+cpu` build of torchvision can be had, pip brings the CUDA build. Its `_C.so` cannot be loaded
+beside a CPU torch, and its Python part then fails at import because it decorates the operators `nms` and
+`qnms` that nobody defined. transformers and vLLM need only its transforms, which are pure torch. So, when
+torchvision is imported for the first time, this module declares those two operators if, and only if, the
+compiled part really cannot be loaded.
 
-`infra/setup.sh` copies this file and the `.pth` beside it into the environment's site-packages, because the import
-must also work in Ray's workers, vLLM's spawned engine and its model-inspection subprocess, which run none of our code
-first. Always true: importing this module costs next to nothing and imports neither torch nor torchvision.
+`infra/setup.sh` copies this file and the `.pth` beside it into the environment's site-packages, because the
+import must also work in Ray's workers, vLLM's spawned engine and its model-inspection subprocess, which run
+none of our code first. Always true: importing this module costs next to nothing and imports neither torch nor
+torchvision.
 """
 
 import sys

@@ -139,7 +139,7 @@ def test_a_wrong_value_is_told_what_is_accepted(word, says):
 @pytest.mark.parametrize("text", ["a: [", "- 1", "name: a\nname: b"])
 def test_a_file_that_is_no_configuration_is_one_sentence(tmp_path, text):
     path = write(tmp_path, "bad.yaml", text)
-    with pytest.raises(UserError, match="bad.yaml") as caught:
+    with pytest.raises(UserError, match=r"bad\.yaml") as caught:
         load(Root, path)
     assert "\n" not in caught.value.message
 
