@@ -1,0 +1,1 @@
+"""The policy's teacher: advantages, objectives, and the backends that turn them into weight updates."""
