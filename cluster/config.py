@@ -84,9 +84,7 @@ def dump(settings: Any) -> str:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def _chain(
-    path: Path, shipped: Path | None, above: tuple[Path, ...]
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _chain(path: Path, shipped: Path | None, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files to apply, the most general first."""
     path = path.resolve()
     if path in above:
@@ -171,9 +169,7 @@ def _check_items(kind: Any, value: Any, path: str, origin: str) -> None:
     item = _item_section(kind)
     if item is None or value is None:
         return
-    named = (
-        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    )
+    named = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in named:
         for _ in _leaves(item, entry, f"{path}.{name}", origin):
             pass
@@ -223,13 +219,7 @@ def validate(settings: Any, prefix: str = "") -> None:
 def _nested(value: Any) -> Iterator[tuple[str, Any]]:
     if dataclasses.is_dataclass(value):
         yield "", value
-    named = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list | tuple)
-        else ()
-    )
+    named = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, entry in named:
         if dataclasses.is_dataclass(entry):
             yield f".{name}", entry

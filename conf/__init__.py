@@ -1,0 +1,1 @@
+"""One YAML per run that a person would start; shipped with the package."""

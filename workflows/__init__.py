@@ -1,0 +1,1 @@
+"""What a person runs, one stage each: thin scripts over actors."""

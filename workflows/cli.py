@@ -1,0 +1,139 @@
+"""`mmsearch <command> [--config FILE] [key=value ...]`: what a person types.
+
+Commands are thin: they load the settings and hand them to their stage, which is imported only then, so that
+`--help` and a mistake in the configuration answer at once. A UserError becomes its one sentence and exit code
+2, Ctrl-C one sentence and exit code 130; any other exception is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import UserError
+
+app = typer.Typer(
+    name="mmsearch",
+    help="Train a multimodal model to search on demand: SFT, then asynchronous GRPO.",
+    epilog="Run `mmsearch demo` to see it all, `mmsearch doctor` when something is wrong with the machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+dataset = typer.Typer(no_args_is_help=True, help="Make training data, or look at it.")
+app.add_typer(dataset, name="dataset")
+
+Config = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, or a shipped one's name (default: embedded)."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value]...", help="Settings that win over the file, as in run.seed=1.", show_default=False
+    ),
+]
+
+
+def stage(where: str, config: str | None, overrides: list[str] | None, **options: Any) -> None:
+    """Loads the settings, then imports `module:function` and runs it with them."""
+    from workflows.settings import load
+
+    settings = load(config, overrides or [])
+    module, _, name = where.partition(":")
+    try:
+        run: Callable[..., None] = getattr(importlib.import_module(module), name)
+        run(settings, **options)
+    except KeyboardInterrupt:
+        print("mmsearch: stopped; the same command continues where it was.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Print what this machine has, what is missing, and the command that mends it."""
+    from workflows.doctor import run
+
+    raise typer.Exit(run(as_json=as_json))
+
+
+@app.command(epilog="Example: `mmsearch pretrain run.name=mine`")
+def pretrain(overrides: Overrides = None, config: Config = None) -> None:
+    """Make the embedded world's tiny base model."""
+    stage("workflows.embedded.pretrain:run", config, overrides)
+
+
+@dataset.command(epilog="Example: `mmsearch dataset build run.name=mine`")
+def build(overrides: Overrides = None, config: Config = None) -> None:
+    """Write questions and SFT conversations as Parquet shards."""
+    stage("workflows.dataset.build:run", config, overrides)
+
+
+@dataset.command(epilog="Example: `mmsearch dataset inspect run.name=mine`")
+def inspect(overrides: Overrides = None, config: Config = None) -> None:
+    """Show counts by kind, label and category, and a few samples."""
+    stage("workflows.dataset.inspect:run", config, overrides)
+
+
+@app.command(epilog="Example: `mmsearch sft run.name=mine`")
+def sft(overrides: Overrides = None, config: Config = None) -> None:
+    """Fine-tune the base model on the teacher's conversations."""
+    stage("workflows.sft:run", config, overrides)
+
+
+@app.command(epilog="Example: `mmsearch grpo --config embedded run.name=mine`")
+def grpo(overrides: Overrides = None, config: Config = None) -> None:
+    """Train with asynchronous GRPO, from the SFT model on."""
+    stage("workflows.grpo.run:run", config, overrides)
+
+
+@app.command(epilog="Example: `mmsearch evaluate run.name=mine`")
+def evaluate(overrides: Overrides = None, config: Config = None) -> None:
+    """Compare direct answers, RAG, SFT and RL on held-out questions."""
+    stage("workflows.evaluate.run:run", config, overrides)
+
+
+@app.command(epilog='Example: `mmsearch ask --image picture.png "Who founded the one with the red star emblem?"`')
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    overrides: Overrides = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="A picture that the question is about; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print steps, answer and evidence as JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """Ask the trained agent; it prints its steps as they happen, and the answer with its evidence."""
+    images = image or []
+    for path in images:
+        if not path.is_file():
+            raise UserError(f"There is no picture at {path}.")
+    stage("workflows.ask:run", config, overrides, question=question, images=images, as_json=as_json)
+
+
+@app.command(epilog="Example: `mmsearch demo run.seed=1`")
+def demo(overrides: Overrides = None, config: Config = None) -> None:
+    """Run every stage on this machine, for real; stop with Ctrl-C, start again to continue."""
+    stage("workflows.demo:run", config, overrides)
+
+
+def main() -> None:
+    """The `mmsearch` command."""
+    try:
+        app()
+    except UserError as error:
+        # Raised inside a Ray actor it arrives wrapped, with the original as its cause.
+        told = getattr(error, "cause", error)
+        print(f"mmsearch: {getattr(told, 'message', told)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The root configuration: one frozen dataclass, composed from the components' own.
+
+To add a component, give `Settings` a field of the component's dataclass with a `default_factory`; its keys
+are then valid in every YAML file and on the command line, and its ranges and `check()` are enforced
+(cluster/config.py). Importing this module must stay cheap: dataclass modules import neither torch, nor vLLM,
+nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster import config
+from cluster.runtime import RuntimeSettings
+from cluster.storage import Folder
+
+SHIPPED = Path(__file__).resolve().parent.parent / "conf"
+DEFAULT = "embedded"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Which run this is and where it leaves its results."""
+
+    name: str = "embedded"
+    # the folder under runs/ and the name in logs
+    storage: str | None = None
+    # a local path or s3://bucket/prefix; runs/<name> in the working directory when not given
+    seed: int = field(default=0, metadata={"ge": 0, "lt": 2**32})
+    # every random choice of the run follows from it
+
+    def check(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f"name is {self.name!r} and must be usable as a folder's name")
+
+    @property
+    def folder(self) -> Folder:
+        """Where the run leaves its results; the address is absolute, as Ray's jobs need it."""
+        return Folder(self.storage or f"runs/{self.name}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run can be told."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    cluster: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+
+def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a file (or a shipped configuration's name; `embedded` when None) with overrides
+    applied.
+
+    Raises cluster.errors.UserError.
+    """
+    return config.load(Settings, source or DEFAULT, overrides, shipped=SHIPPED)
