@@ -1,6 +1,6 @@
 """Answers in memory: least recently used first out, and one flight for identical requests.
 
-Always true: a value that was not computed without error is never kept, and at most one computation per key is under way.
+Always true: only what was computed without error is kept, and at most one computation per key is under way.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class SingleFlightCache(Generic[T]):
     async def get(self, key: str, compute: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The answer to `key`, and whether it cost this caller nothing (remembered, or asked by a sibling).
 
-        `compute` runs in a task of its own: a caller that is cancelled or runs out of time leaves it running, so its
-        siblings are served and what was paid for is kept. `compute` must bound its own time.
+        `compute` runs in a task of its own: a caller that is cancelled or runs out of time leaves it running,
+        so its siblings are served and what was paid for is kept. `compute` must bound its own time.
         """
         if key in self._answers:
             self._answers.move_to_end(key)

@@ -1,8 +1,8 @@
 """Pure geometry of crops. Boxes are x0, y0, x1, y1; pixels unless said otherwise; x1, y1 are exclusive.
 
-The rule for a referring expression, stated once: detections below `min_score` or smaller than `min_box` do not count;
-of the rest the best score wins, then the larger area, then the one further up, then further left. None left: the whole
-image is searched, and the result says so.
+The rule for a referring expression, stated once: detections below `min_score` or smaller than `min_box` do
+not count; of the rest the best score wins, then the larger area, then the one further up, then further left.
+None left: the whole image is searched, and the result says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ THOUSANDTHS = 1000
 
 
 def in_pixels(box: Box, width: int, height: int) -> Box | None:
-    """A box in thousandths of an image, in pixels, rounded outwards; None when it is not a box inside the image."""
+    """A box in thousandths of an image, in pixels, rounded outwards; None when it is not one inside it."""
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= THOUSANDTHS and 0 <= y0 < y1 <= THOUSANDTHS):
         return None

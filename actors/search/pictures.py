@@ -14,15 +14,6 @@ class UnreadablePicture(ValueError):
     """Bytes that do not decode to a picture of an acceptable size."""
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone. Raises UnreadablePicture."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadablePicture(f"not a readable picture: {error}") from error
-
-
 def check(data: bytes) -> None:
     """Decode the whole picture once. Raises UnreadablePicture for what is torn, false or a bomb."""
     try:

@@ -8,12 +8,10 @@ from actors.search.seams import ProviderError
 from actors.search.settings import RetrySettings
 
 
-def wait_before(
-    attempt: int, error: ProviderError, settings: RetrySettings, rng: random.Random
-) -> float | None:
+def wait_before(attempt: int, error: ProviderError, settings: RetrySettings, rng: random.Random) -> float | None:
     """Seconds to wait after failed attempt `attempt` (from 0); None when another attempt is of no use.
 
-    Equal jitter: half of the exponential wait is certain, half is random, so that siblings spread out and none hammers.
+    Equal jitter: half of the exponential wait is certain, half is random, so that siblings spread out.
     A Retry-After is a lower bound; one longer than `longest_wait` is not sat out.
     """
     if attempt >= settings.retries or not error.kind.retryable:

@@ -1,8 +1,9 @@
 """Protocols and records between the gateway and its providers.
 
-An adapter knows its endpoint's shapes and error meanings and nothing else: it returns hits, best first, or raises
-`ProviderError`. An empty list is a genuine "nothing found". Deadlines, retries, concurrency, caching, prices and the
-ledger are the gateway's, once, for all adapters. What adapters return is untrusted text; the gateway neutralises it.
+An adapter knows its endpoint's shapes and error meanings and nothing else: it returns hits, best first, or
+raises `ProviderError`. An empty list is a genuine "nothing found". Deadlines, retries, concurrency, caching,
+prices and the ledger are the gateway's, once, for all adapters. What adapters return is untrusted text; the
+gateway neutralises it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class ErrorKind(StrEnum):
 
 
 class ProviderError(Exception):
-    """A provider did not answer. `retry_after`: seconds that it asked us to wait, None when it said nothing."""
+    """A provider did not answer. `retry_after`: seconds that it asked to wait, None when it said nothing."""
 
     def __init__(self, kind: ErrorKind, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -45,11 +46,10 @@ class ProviderError(Exception):
 
 @dataclass(frozen=True)
 class TextQuery:
-    """`text` as the policy wrote it; `k`: hits wanted at most; `question`: the user's, for those who can use it."""
+    """`text` as the policy wrote it; `k`: hits wanted at most."""
 
     text: str
     k: int
-    question: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,50 +10,73 @@ from typing import Any
 class ProviderSettings:
     """One provider, named by where its class lives."""
 
-    path: str = ""  # "package.module:Class"; the class implements a Protocol of actors/search/seams.py
-    kwargs: dict[str, Any] = field(default_factory=dict)  # given to the class
-    name: str = ""  # in evidence and ledger; the class's name when empty
-    usd_per_call: float = 0.0  # price of one answered call
+    path: str = ""
+    # "package.module:Class"; the class implements a Protocol of actors/search/seams.py
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    # given to the class
+    name: str = ""
+    # in evidence and ledger; the class's name when empty
+    usd_per_call: float = field(default=0.0, metadata={"ge": 0})
+    # price of one answered call
 
 
 @dataclass(frozen=True)
 class RegionSettings:
     """How a referring expression or a box becomes a crop."""
 
-    min_score: float = 0.25  # detections below are ignored; Grounding DINO's own default threshold
-    padding: float = 0.05  # of the box's longer side, added on each side; the papers do not say
-    min_side: int = 28  # pixels; a smaller crop is grown to this. One visual token of Qwen2.5-VL
-    min_box: int = 4  # pixels; a box with a shorter side is no usable region
+    min_score: float = field(default=0.25, metadata={"ge": 0, "le": 1})
+    # detections below are ignored; Grounding DINO's own default threshold
+    padding: float = field(default=0.05, metadata={"ge": 0})
+    # of the box's longer side, added on each side; the papers do not say
+    min_side: int = field(default=28, metadata={"ge": 1})
+    # pixels; a smaller crop is grown to this. One visual token of Qwen2.5-VL
+    min_box: int = field(default=4, metadata={"ge": 1})
+    # pixels; a box with a shorter side is no usable region
 
 
 @dataclass(frozen=True)
 class RetrySettings:
     """Waiting between attempts: exponential, with jitter; a provider's Retry-After is honoured if longer."""
 
-    retries: int = 2  # attempts after the first one
-    first_wait: float = 0.25  # seconds before the second attempt, doubled for each further one
-    longest_wait: float = 8.0  # seconds; also the most of a Retry-After that a call sits out
+    retries: int = field(default=2, metadata={"ge": 0})
+    # attempts after the first one
+    first_wait: float = field(default=0.25, metadata={"ge": 0})
+    # seconds before the second attempt, doubled for each further one
+    longest_wait: float = field(default=8.0, metadata={"ge": 0})
+    # seconds; also the most of a Retry-After that a call sits out
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """The gateway and its worker pool."""
 
-    text: list[ProviderSettings] = field(default_factory=list)  # asked in order until one answers
-    image: list[ProviderSettings] = field(default_factory=list)  # asked in order until one answers
-    grounder: ProviderSettings | None = (
-        None  # None: an expression searches the whole image, and that is recorded
-    )
-    top_k: int = 5  # hits per call; both papers
-    attempt_deadline: float = 20.0  # seconds for one request to a provider
-    call_deadline: float = 60.0  # seconds for a call with all its retries, whatever its caller allows
-    max_concurrency: int = 64  # requests to providers in flight, per worker
-    cache_entries: int = 10_000  # answers kept in memory per worker, least recently used first out; 0: none
-    max_query_chars: int = 512  # a longer query is the policy's error
-    max_title_chars: int = 200  # of one hit
-    max_text_chars: int = 1200  # of one hit; papers.md 2.3, the variants without a summariser
-    ledger_rows: int = 10_000  # calls kept one by one in memory; the totals count all
+    text: list[ProviderSettings] = field(default_factory=list)
+    # asked in order until one answers
+    image: list[ProviderSettings] = field(default_factory=list)
+    # asked in order until one answers
+    grounder: ProviderSettings | None = None
+    # None: an expression searches the whole image, and that is recorded
+    top_k: int = field(default=5, metadata={"ge": 1})
+    # hits per call; both papers
+    attempt_deadline: float = field(default=20.0, metadata={"gt": 0})
+    # seconds for one request to a provider
+    call_deadline: float = field(default=60.0, metadata={"gt": 0})
+    # seconds for a call with all its retries, whatever its caller allows
+    max_concurrency: int = field(default=64, metadata={"ge": 1})
+    # requests to providers in flight, per worker
+    cache_entries: int = field(default=10_000, metadata={"ge": 0})
+    # answers kept in memory per worker, least recently used first out; 0: none
+    max_query_chars: int = field(default=512, metadata={"ge": 1})
+    # a longer query is the policy's error
+    max_title_chars: int = field(default=200, metadata={"ge": 1})
+    # of one hit
+    max_text_chars: int = field(default=1200, metadata={"ge": 1})
+    # of one hit; papers.md 2.3, the variants without a summariser
+    ledger_rows: int = field(default=10_000, metadata={"ge": 0})
+    # calls kept one by one in memory; the totals count all
     region: RegionSettings = field(default_factory=RegionSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
-    workers: int = 1  # SearchWorker actors
-    worker_cpus: float = 0.1  # Ray CPUs reserved by one worker; it mostly waits
+    workers: int = field(default=1, metadata={"ge": 1})
+    # SearchWorker actors
+    worker_cpus: float = field(default=0.1, metadata={"ge": 0})
+    # Ray CPUs reserved by one worker; it mostly waits

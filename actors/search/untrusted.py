@@ -1,7 +1,7 @@
-"""Retrieved text is data. Nothing in it may look like a tag of the protocol, a turn marker or numbered evidence.
+"""Retrieved text is data. Nothing in it may look like a tag, a turn marker or numbered evidence of ours.
 
-Every tag of our grammar and every marker of ChatML needs an angle bracket, so after `sanitise` none can be there,
-whatever the fragments around it are: no list of forbidden words has to be kept complete.
+Every tag of our grammar and every marker of ChatML needs an angle bracket, so after `sanitise` none can be
+there, whatever the fragments around it are: no list of forbidden words has to be kept complete.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def sanitise(text: str) -> str:
     - angle brackets become single guillemets;
     - control, invisible and direction-changing characters, lone surrogates and private-use characters go;
     - every kind of line break becomes a newline;
-    - a line that opens like numbered evidence, `[3]`, opens with `(3)`, and one that opens like a picture's caption,
-      `Image 2:`, with `Image 2.`
+    - a line that opens like numbered evidence, `[3]`, opens with `(3)`, and one that opens like a picture's
+      caption, `Image 2:`, with `Image 2.`
     """
     text = _LINE_BREAKS.sub("\n", text).translate(_BRACKETS)
     text = "".join(c for c in text if c in "\n\t" or c in _JOINERS or unicodedata.category(c) not in _DROPPED)

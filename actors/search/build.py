@@ -1,0 +1,44 @@
+"""A gateway from its configuration: providers are classes named by dotted path."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from actors.agent.seams import ImageStore
+from actors.search.endpoints import Endpoint
+from actors.search.gateway import Gateway
+from actors.search.settings import ProviderSettings, SearchSettings
+from cluster.errors import UserError
+
+
+def provider_class(settings: ProviderSettings) -> type[Any]:
+    """The class that `settings.path` names. Raises UserError when the path leads nowhere."""
+    module_name, _, class_name = settings.path.partition(":")
+    if not module_name or not class_name:
+        raise UserError(f"search provider {settings.path!r} is not of the form package.module:Class")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"search provider {settings.path!r} cannot be imported: {error}") from error
+
+
+def endpoint(settings: ProviderSettings) -> Endpoint[Any]:
+    """The provider that `settings` names, made. Raises UserError when its class does not take the kwargs."""
+    made = provider_class(settings)
+    try:
+        provider = made(**settings.kwargs)
+    except TypeError as error:
+        raise UserError(f"search provider {settings.path!r} does not take these kwargs: {error}") from error
+    return Endpoint(settings.name or made.__name__, provider, settings.usd_per_call)
+
+
+def build_gateway(settings: SearchSettings, images: ImageStore) -> Gateway:
+    """The gateway over the configured providers, on this process's clock."""
+    return Gateway(
+        settings,
+        images,
+        text=[endpoint(one) for one in settings.text],
+        image=[endpoint(one) for one in settings.image],
+        grounder=endpoint(settings.grounder) if settings.grounder else None,
+    )

@@ -1,0 +1,277 @@
+"""Every call of a tool passes here: validate, resolve the region, cache, providers, evidence, ledger.
+
+Always true:
+- what the world did never raises, the outcome says it. A picture that is missing or does not decode is a
+  fault of the data: `ImageMissing` and `ImageRefused` leave as they are, and the episode counts them so;
+- no provider is asked for a request that the policy got wrong;
+- every wait ends: an attempt after `attempt_deadline`, a call with its retries after `call_deadline`, and a
+  caller at its own deadline;
+- text leaves neutralised and bounded, and every call that ends is in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from actors.agent.seams import Clock, ImageRefused, ImageStore
+from actors.agent.trajectory import Evidence, ImageRef, Outcome, Tool, ToolRequest, ToolResult
+from actors.search import pictures, untrusted
+from actors.search.cache import SingleFlightCache, request_key
+from actors.search.crop import Box, chosen, in_pixels, padded, shorter_side
+from actors.search.endpoints import Asker, Endpoint, Sleep, Tally
+from actors.search.evidence import evidence_of, stored_thumbnails
+from actors.search.ledger import Ledger, LedgerRow
+from actors.search.seams import (
+    ErrorKind,
+    Grounder,
+    ImageQuery,
+    ImageSearch,
+    ProviderError,
+    ScoredBox,
+    TextQuery,
+    TextSearch,
+)
+from actors.search.settings import SearchSettings
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search gave, as it is remembered: independent of who asks."""
+
+    evidence: tuple[Evidence, ...]
+    provider: str
+
+
+@dataclass(frozen=True)
+class _Region:
+    """The part of an image to search. `box`: pixels, None for the whole image; `note` records a fallback."""
+
+    box: Box | None = None
+    note: str = ""
+    cost_usd: float = 0.0
+    cached: bool = True
+
+
+class Gateway:
+    """The agent's Toolbox over real providers, for one event loop. Providers of a tool are asked in order."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        images: ImageStore,
+        text: Sequence[Endpoint[TextSearch]] = (),
+        image: Sequence[Endpoint[ImageSearch]] = (),
+        grounder: Endpoint[Grounder] | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        sleep: Sleep = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._settings, self._images = settings, images
+        self._text, self._image, self._grounder = tuple(text), tuple(image), grounder
+        self._clock, self._wall = clock, wall
+        self._asker = Asker(settings, clock, sleep, rng or random.Random())
+        self._found: SingleFlightCache[Found] = SingleFlightCache(settings.cache_entries)
+        self._boxes: SingleFlightCache[tuple[ScoredBox, ...]] = SingleFlightCache(settings.cache_entries)
+        self._digests: SingleFlightCache[str] = SingleFlightCache(settings.cache_entries)
+        self.ledger = Ledger(settings.ledger_rows)
+
+    # --- one call -----------------------------------------------------------------------------------------
+
+    async def call(self, request: ToolRequest, *, deadline: float) -> ToolResult:
+        """Carry out `request` before `deadline`, a time of this gateway's clock.
+
+        Raises ImageMissing and ImageRefused.
+        """
+        started, tally = self._clock(), Tally()
+        problem = self._policy_problem(request)
+        if problem:
+            result = ToolResult(Outcome.POLICY_ERROR, message=problem)
+        else:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - started)):
+                    result = await self._searched(request, tally)
+            except ProviderError as error:
+                result = ToolResult(_outcome(error, request.tool), message=_told(error, request.tool))
+            except TimeoutError:
+                result = ToolResult(Outcome.INFRA_ERROR, message="the search did not end before its deadline")
+        result = replace(result, latency_s=self._clock() - started)
+        self._enter(request.tool.value, result, tally)
+        return result
+
+    async def close(self) -> None:
+        """Cancel the requests that are under way."""
+        for cache in (self._found, self._boxes, self._digests):
+            await cache.close()
+
+    def _policy_problem(self, request: ToolRequest) -> str:
+        """Why the policy's request cannot be carried out, in words for the policy; "" when it can."""
+        settings = self._settings
+        if len(request.query) > settings.max_query_chars:
+            return f"the query is longer than {settings.max_query_chars} characters"
+        if request.tool is Tool.TEXT_SEARCH:
+            return "" if request.query.strip() else "the text query is empty"
+        if request.image is None:
+            return f"there is no image {request.image_number} to search"
+        if request.box is not None:
+            box = in_pixels(request.box, request.image.width, request.image.height)
+            if box is None:
+                return f"box {request.box} is empty or outside 0..1000"
+            if shorter_side(box) < settings.region.min_box:
+                return f"box {request.box} is too small to be searched"
+        return ""
+
+    async def _searched(self, request: ToolRequest, tally: Tally) -> ToolResult:
+        if request.tool is Tool.TEXT_SEARCH:
+            if not self._text:
+                return ToolResult(Outcome.REFUSED, message="text search is not available")
+            found, shared = await self._find_text(request.query, tally)
+            return _result(found, _Region(), shared, tally)
+        if not self._image:
+            return ToolResult(Outcome.REFUSED, message="image search is not available")
+        assert request.image is not None  # else a policy error
+        region = await self._region(request, request.image)
+        found, shared = await self._find_image(request.image, region.box, tally)
+        return _result(found, region, shared, tally)
+
+    def _enter(self, tool: str, result: ToolResult, tally: Tally) -> None:
+        self.ledger.enter(
+            LedgerRow(
+                at=self._wall(),
+                tool=tool,
+                provider=result.provider,
+                outcome=result.outcome,
+                latency_s=result.latency_s,
+                cost_usd=tally.cost_usd,
+                cached=result.cached,
+                requests=tally.requests,
+            )
+        )
+
+    # --- the tools ----------------------------------------------------------------------------------------
+
+    async def _find_text(self, query: str, tally: Tally) -> tuple[Found, bool]:
+        query, k = " ".join(query.split()), self._settings.top_k
+        names = [endpoint.name for endpoint in self._text]
+        key = request_key(tool="text_search", providers=names, query=query.casefold(), k=k)
+
+        async def compute() -> Found:
+            hits, name = await self._asker.first_answer(
+                self._text, lambda provider: provider.search(TextQuery(query, k)), tally
+            )
+            return Found(evidence_of(hits, name, self._wall(), self._settings), name)
+
+        return await self._found.get(key, compute)
+
+    async def _find_image(self, ref: ImageRef, box: Box | None, tally: Tally) -> tuple[Found, bool]:
+        k = self._settings.top_k
+        names = [endpoint.name for endpoint in self._image]
+        digest = ref.sha256 if box is None else await self._crop_digest(ref, box)
+        key = request_key(tool="image_search", providers=names, image=digest, k=k)
+
+        async def compute() -> Found:
+            picture = await asyncio.to_thread(self._picture, ref, box)
+            hits, name = await self._asker.first_answer(
+                self._image, lambda provider: provider.search(ImageQuery(picture, k)), tally
+            )
+            thumbnails = await asyncio.to_thread(stored_thumbnails, hits[:k], self._images)
+            return Found(evidence_of(hits, name, self._wall(), self._settings, thumbnails), name)
+
+        return await self._found.get(key, compute)
+
+    async def _region(self, request: ToolRequest, ref: ImageRef) -> _Region:
+        """What of the image to search; `crop` has the rule when an expression finds many things or none."""
+        rules, (width, height) = self._settings.region, (ref.width, ref.height)
+        if request.box is not None:
+            box = in_pixels(request.box, width, height)
+            assert box is not None  # else a policy error
+            return _Region(padded(box, width, height, rules))
+        expression = " ".join(request.query.split())
+        if not expression:
+            return _Region()
+        if self._grounder is None:
+            return _Region(note="nothing can look for parts of an image: the whole image was searched")
+        started, tally = self._clock(), Tally()
+        try:
+            boxes, cached = await self._ground(self._grounder, ref, expression, tally)
+        except ProviderError as error:
+            self._enter_grounding(_outcome(error, request.tool), started, tally, cached=False)
+            raise
+        self._enter_grounding(Outcome.OK if boxes else Outcome.EMPTY, started, tally, cached=cached)
+        box = chosen(boxes, width, height, rules)
+        if box is None:
+            note = f"no {expression!r} was found in the image: the whole image was searched"
+            return _Region(None, note, tally.cost_usd, cached)
+        return _Region(padded(box, width, height, rules), "", tally.cost_usd, cached)
+
+    async def _ground(
+        self, grounder: Endpoint[Grounder], ref: ImageRef, expression: str, tally: Tally
+    ) -> tuple[tuple[ScoredBox, ...], bool]:
+        async def compute() -> tuple[ScoredBox, ...]:
+            picture = await asyncio.to_thread(self._picture, ref, None)
+            boxes, _ = await self._asker.first_answer(
+                [grounder], lambda provider: provider.ground(picture, expression), tally
+            )
+            return tuple(boxes)
+
+        key = request_key(tool="ground", provider=grounder.name, image=ref.sha256, expression=expression.casefold())
+        return await self._boxes.get(key, compute)
+
+    def _enter_grounding(self, outcome: Outcome, started: float, tally: Tally, *, cached: bool) -> None:
+        assert self._grounder is not None
+        result = ToolResult(outcome, provider=self._grounder.name, latency_s=self._clock() - started, cached=cached)
+        self._enter("ground", result, tally)
+
+    # --- pictures and evidence ----------------------------------------------------------------------------
+
+    async def _crop_digest(self, ref: ImageRef, box: Box) -> str:
+        """The content hash of a crop. Only the hash is kept: a crop is cut again when it is really needed."""
+
+        async def compute() -> str:
+            return pictures.sha256(await asyncio.to_thread(self._picture, ref, box))
+
+        digest, _ = await self._digests.get(f"{ref.sha256}:{box}", compute)
+        return digest
+
+    def _picture(self, ref: ImageRef, box: Box | None) -> bytes:
+        """Encoded bytes of the image or of a crop. Raises ImageMissing, ImageRefused."""
+        data = self._images.get(ref)
+        try:
+            if box is not None:
+                return pictures.cut(data, box)
+            pictures.check(data)
+            return data
+        except pictures.UnreadablePicture as error:
+            raise ImageRefused(f"image {ref.sha256[:12]} cannot be searched: {error}") from error
+
+
+def _result(found: Found, region: _Region, shared: bool, tally: Tally) -> ToolResult:
+    return ToolResult(
+        outcome=Outcome.OK if found.evidence else Outcome.EMPTY,
+        evidence=tuple(replace(item, crop_box=region.box) for item in found.evidence),
+        message=region.note or ("" if found.evidence else "nothing was found"),
+        provider=found.provider,
+        cost_usd=tally.cost_usd + region.cost_usd,
+        cached=shared and region.cached,
+        crop_box=region.box,
+    )
+
+
+def _outcome(error: ProviderError, tool: Tool) -> Outcome:
+    """Whose failure it is. No retry mends a key or a budget; only a text query is of the policy's making."""
+    if error.kind in (ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY):
+        return Outcome.REFUSED
+    if error.kind is ErrorKind.BAD_REQUEST and tool is Tool.TEXT_SEARCH:
+        return Outcome.POLICY_ERROR
+    return Outcome.INFRA_ERROR
+
+
+def _told(error: ProviderError, tool: Tool) -> str:
+    """What the record and the policy read: one line, neutralised like all that comes from outside."""
+    what = tool.value.replace("_", " ")
+    return untrusted.bounded(f"{what} failed ({error.kind}): {untrusted.one_line(error.message)}", 300)
