@@ -35,7 +35,7 @@ Config = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[key=value]...", help="Settings that win over the file, as in run.seed=1.", show_default=False
+        metavar="key=value", help="Settings that win over the file, as in run.seed=1.", show_default=False
     ),
 ]
 

@@ -66,9 +66,7 @@ def test_nothing_given_gives_the_defaults():
 
 
 def test_file_and_words_become_frozen_dataclasses(tmp_path):
-    path = write(
-        tmp_path, "a.yaml", "learner: {lr: 1e-3, betas: [0.8, 0.9], loss: GSPO}\njudge: {url: here}\n"
-    )
+    path = write(tmp_path, "a.yaml", "learner: {lr: 1e-3, betas: [0.8, 0.9], loss: GSPO}\njudge: {url: here}\n")
     settings = load(Root, path, ["learner.steps=20", "chain=[a,b]", "providers.serp.url=u"])
     assert settings.learner == Learner(lr=1e-3, steps=20, betas=(0.8, 0.9), loss=Loss.GSPO)
     assert isinstance(settings.learner.betas, tuple)

@@ -1,0 +1,32 @@
+"""What all tests share: quiet engines, no network, and a reason for every skip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch, Ray or vLLM: one thread each, no reporting home.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("RAY_ADDRESS", None)  # a test never joins a cluster that it did not start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks by folder, and skips what needs a GPU where there is none."""
+    from cluster import machine
+
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device, and this machine has none")
+    for item in items:
+        folders = item.path.relative_to(Path(__file__).parent).parts
+        if "integration" in folders:
+            item.add_marker(pytest.mark.integration)
+        if "slow" in folders:
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") is not None and not machine.gpus():
+            item.add_marker(no_gpu)

@@ -1,0 +1,77 @@
+"""Starting, using and leaving a real Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from cluster.errors import UserError
+from cluster.runtime import NAMESPACE, Cluster, RuntimeSettings, connect
+
+
+def test_workers_have_the_namespace_and_the_environment_of_the_run(ray_cluster: Cluster):
+    @ray.remote(num_cpus=0)
+    def look() -> tuple[str, str, str]:
+        return (
+            ray.get_runtime_context().namespace,
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"],
+            os.environ["OMP_NUM_THREADS"],
+        )
+
+    assert ray.get(look.remote(), timeout=60) == (NAMESPACE, "nobind", os.environ["OMP_NUM_THREADS"])
+
+
+def test_token_authentication_is_on(ray_cluster: Cluster):
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_asking_for_more_than_the_cluster_has_is_told_instead_of_pending(ray_cluster: Cluster):
+    ray_cluster.require({"CPU": 2})
+    with pytest.raises(UserError, match=r"GRPO needs 64 CPU \(the cluster has 2\), 1 GPU \(the cluster has 0\)"):
+        ray_cluster.require({"CPU": 64, "GPU": 1}, "GRPO")
+
+
+def test_a_second_connection_uses_the_first_and_leaves_it_alone(ray_cluster: Cluster):
+    with connect(RuntimeSettings(address="local")) as second:
+        assert second.resources["CPU"] == 2
+    assert ray.is_initialized()
+
+
+def test_a_user_error_from_an_actor_arrives_as_its_sentence(ray_cluster: Cluster):
+    @ray.remote(num_cpus=0)
+    def fail() -> None:
+        raise UserError("The budget is spent.")
+
+    with pytest.raises(UserError) as caught:
+        ray.get(fail.remote(), timeout=60)
+    assert getattr(caught.value, "cause", caught.value).message == "The budget is spent."
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence():
+    # In a process of its own: this one is connected already.
+    program = (
+        "from cluster.runtime import RuntimeSettings, connect\n"
+        "from cluster.errors import UserError\n"
+        "try: connect(RuntimeSettings(address='127.0.0.1:1'))\n"
+        "except UserError as error: print(error.message)"
+    )
+    environ = {**os.environ, "RAY_gcs_rpc_server_connect_timeout_s": "1", "RAY_gcs_server_request_timeout_seconds": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environ, timeout=100
+    )
+    assert done.stdout.startswith("There is no Ray cluster to join at 127.0.0.1:1: "), done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_the_guard_makes_torchvision_importable_in_rays_workers(ray_cluster: Cluster):
+    @ray.remote(num_cpus=0)
+    def load() -> str:
+        from transformers.models.qwen2_vl import image_processing_qwen2_vl
+
+        return image_processing_qwen2_vl.__name__
+
+    assert ray.get(load.remote(), timeout=100).endswith("qwen2_vl")
