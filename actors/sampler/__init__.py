@@ -1,0 +1,1 @@
+"""The sampler: vLLM's asynchronous engine under weights that change while it runs."""

@@ -1,0 +1,322 @@
+"""A policy as a running vLLM engine: continues token sequences, and takes new weights while it does.
+
+Always true:
+- what goes in is unexpanded (one placeholder per image), and what vLLM expanded it to is compared with
+  `actors.model.expansion` on every turn: learner and sampler see the same sequence or the turn fails;
+- every sampled token carries its log-probability under the sampled distribution and its weight version;
+- prefix-cache blocks are salted with the version, so KV of old weights never serves a request of new ones;
+- a failed weight update leaves no half-loaded engine in service: it is broken, and says so to everyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from actors.agent.seams import Clock, Generation, GenerationFailed, ImageStore, Sampling
+from actors.agent.trajectory import FloatArray, ImageRef, Segment, VersionSpan, WeightVersion
+from actors.model.expansion import Expanded, ExpansionError, expand
+from actors.sampler import vllm_adapter
+from actors.sampler.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_log = logging.getLogger(__name__)
+
+_STOPS = {"stop": "end_of_turn", "length": "length", "abort": "aborted"}  # vLLM's finish reasons
+
+
+class TurnTokens(Protocol):
+    """The two ids that an engine must know (`actors.model.renderer.ChatRenderer` has them)."""
+
+    image_token: int
+    end_of_turn: int
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since start and a view of now."""
+
+    version: int
+    healthy: bool
+    running: int  # requests that have sampled a token
+    waiting: int  # requests queued or in prefill
+    turns: int  # finished
+    sampled_tokens: int
+    prompt_tokens: int  # expanded
+    updates: int
+    last_update_s: float
+
+
+class Engine:
+    """`agent.seams.Generator` on a vLLM engine of its own. Use as `async with Engine(...) as engine`."""
+
+    def __init__(
+        self,
+        model_path: str,
+        settings: EngineSettings,
+        tokens: TurnTokens,
+        images: ImageStore,
+        *,
+        version: int = 0,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._model_path, self._settings, self._tokens = model_path, settings, tokens
+        self._pictures = _Pictures(images, settings.decoded_images)
+        self._version = WeightVersion(version)
+        self._clock = clock
+        self._llm: Any = None
+        self._broken = ""  # why this engine must not be used any more
+        self._update_lock = asyncio.Lock()
+        self._loads = 0  # in the salt too: a version number may come back with other weights after a resume
+        self._last_update_s = 0.0
+        self._turn_ids = itertools.count()
+        self._turns = self._sampled = self._prompted = 0
+
+    async def start(self) -> None:
+        """Start vLLM and label its tokens with the first version."""
+        self._llm = vllm_adapter.start_engine(self._model_path, self._settings)
+        await vllm_adapter.set_weight_version(self._llm, self._version)
+
+    async def close(self) -> None:
+        """Stop the engine's processes. Turns still running fail."""
+        llm, self._llm, self._broken = self._llm, None, self._broken or "the engine was closed"
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+
+    async def __aenter__(self) -> Engine:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @property
+    def version(self) -> WeightVersion:
+        """The version of the weights that sample now."""
+        return self._version
+
+    def healthy(self) -> bool:
+        """Whether turns can be served: started, alive, and not half-loaded."""
+        return self._llm is not None and not self._broken and not self._llm.errored
+
+    def stats(self) -> EngineStats:
+        states = () if self._llm is None else tuple(self._llm.output_processor.request_states.values())
+        waiting = sum(state.is_prefilling for state in states)
+        return EngineStats(
+            version=int(self._version),
+            healthy=self.healthy(),
+            running=len(states) - waiting,
+            waiting=waiting,
+            turns=self._turns,
+            sampled_tokens=self._sampled,
+            prompt_tokens=self._prompted,
+            updates=self._loads,
+            last_update_s=self._last_update_s,
+        )
+
+    async def generate(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling,
+        *,
+        deadline: float,
+        request_id: str | None = None,
+    ) -> Generation:
+        """Sample one turn. At `deadline` the turn is cut (`stop="aborted"`); a cancelled caller aborts it.
+
+        A history that leaves no room in `max_model_len` gives an empty turn with `stop="length"`.
+        Raise `GenerationFailed` when the engine failed, `ExpansionError` when images and placeholders differ.
+        """
+        expanded = expand(segments, self._tokens.image_token)
+        room = self._settings.max_model_len - len(expanded)
+        if room < 1 or self._clock() >= deadline:
+            return _empty("length" if room < 1 else "aborted")
+        prompt = await self._prompt(segments, expanded.images)
+        self._raise_if_unusable()
+        turn = request_id or f"turn-{next(self._turn_ids)}"
+        watch = asyncio.create_task(self._abort_at(deadline, turn))
+        try:
+            async with asyncio.timeout(deadline - self._clock() + self._settings.abort_grace_s):
+                generation = await self._sample(prompt, self._parameters(sampling, room), turn, expanded)
+        except TimeoutError as error:
+            raise GenerationFailed(f"the engine did not end {turn} after its deadline") from error
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        self._turns += 1
+        self._sampled += len(generation.token_ids)
+        self._prompted += len(expanded)
+        return generation
+
+    async def update(self, folder: str, version: int) -> None:
+        """Load the weights in `folder` (Hugging Face safetensors) under running requests, which then go on.
+
+        Raise `GenerationFailed` when loading failed: the engine is then broken and must be replaced. Whether
+        the folder is complete is checked by the caller (`actors.weights.verify`) before this is called.
+        """
+        async with self._update_lock:
+            self._raise_if_unusable()
+            started = time.perf_counter()
+            try:
+                async with asyncio.timeout(self._settings.update_timeout_s):
+                    await self._swap_weights(folder, version)
+            except BaseException as error:
+                await self._break(f"loading weights {version} failed: {error!r}")
+                if not isinstance(error, Exception):
+                    raise
+                raise GenerationFailed(self._broken) from error
+            finally:
+                resumed = await _answered(self._llm.resume_generation(), self._settings.abort_grace_s)
+            if not resumed:
+                await self._break(f"the engine did not resume after loading weights {version}")
+                raise GenerationFailed(self._broken)
+            self._last_update_s = time.perf_counter() - started
+
+    async def _swap_weights(self, folder: str, version: int) -> None:
+        llm = self._llm
+        await llm.pause_generation(mode="keep", clear_cache=self._settings.clear_cache_on_update)
+        await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        # The reload clears the workers' encoder cache; the scheduler must be told, or the engine dies with
+        # "Encoder cache miss".
+        await llm.reset_encoder_cache()
+        await vllm_adapter.set_weight_version(llm, version)
+        self._version = WeightVersion(version)
+        self._loads += 1
+
+    async def weight_checksums(self) -> list[dict[str, str]]:
+        """SHA-256 of each parameter as it lies in each worker."""
+        return await self._llm.compute_weight_checksums()
+
+    async def _prompt(self, segments: Sequence[Segment], images: tuple[ImageRef, ...]) -> dict[str, Any]:
+        ids = np.concatenate([segment.token_ids for segment in segments]).tolist()
+        prompt: dict[str, Any] = {"prompt_token_ids": ids}
+        if images:
+            if len(images) > self._settings.images_per_prompt:
+                raise ExpansionError(
+                    f"{len(images)} images, but images_per_prompt is {self._settings.images_per_prompt}"
+                )
+            prompt["multi_modal_data"] = {"image": [await self._pictures.get(ref) for ref in images]}
+            prompt["multi_modal_uuids"] = {"image": [ref.sha256 for ref in images]}
+        prompt["cache_salt"] = f"{self._version}.{self._loads}"
+        return prompt
+
+    def _parameters(self, sampling: Sampling, room: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        whole = vllm_adapter.labels_tokens(self._llm)
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, room),
+            seed=sampling.seed if self._settings.honour_request_seeds else None,
+            stop_token_ids=[self._tokens.end_of_turn],
+            ignore_eos=True,  # a turn ends at the end-of-turn token alone
+            logprobs=0,  # of the sampled token
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.CUMULATIVE,
+        )
+
+    async def _sample(self, prompt: dict[str, Any], parameters: Any, turn: str, expanded: Expanded) -> Generation:
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        ledger = vllm_adapter.SpanLedger()
+        output = None
+        try:
+            async for output in self._llm.generate(prompt, parameters, turn):
+                ledger.reached(len(output.outputs[0].token_ids), self._version)
+        except EngineDeadError as error:
+            self._broken = self._broken or "the engine died"
+            raise GenerationFailed(self._broken) from error
+        except EngineGenerateError as error:
+            raise GenerationFailed(f"the engine failed to sample {turn}: {error.__cause__!r}") from error
+        self._raise_if_unusable()  # what was sampled while an update broke is not worth keeping
+        if output is None or output.outputs[0].finish_reason not in _STOPS:
+            raise GenerationFailed(f"the engine ended {turn} without a result")
+        if not np.array_equal(output.prompt_token_ids, expanded.token_ids):
+            raise ExpansionError(f"vLLM expanded the history of {turn} to other ids than the learner will")
+        completion = output.outputs[0]
+        labelled = vllm_adapter.labels_tokens(self._llm)
+        return _generation(completion, vllm_adapter.engine_spans(completion) if labelled else ledger.spans())
+
+    async def _abort_at(self, deadline: float, turn: str) -> None:
+        """Abort at the deadline, and again until the turn has ended: it may not have reached the engine."""
+        await asyncio.sleep(max(0.0, deadline - self._clock()))
+        while self._llm is not None:
+            await self._llm.abort(turn)
+            await asyncio.sleep(0.05)
+
+    async def _break(self, reason: str) -> None:
+        """Take the engine out of service: its weights are in doubt, so running turns are aborted and fail."""
+        self._broken = reason
+        _log.error("%s", reason)
+        processor = self._llm.output_processor
+        abort = self._llm.abort(list(processor.request_states), internal=True)
+        await _answered(abort, self._settings.abort_grace_s)
+
+    def _raise_if_unusable(self) -> None:
+        if not self.healthy():
+            raise GenerationFailed(self._broken or "the engine is not running")
+
+
+class _Pictures:
+    """Decoded RGB pictures by content, the least recently used dropped. Raises what the store raises."""
+
+    def __init__(self, images: ImageStore, capacity: int) -> None:
+        self._images, self._capacity = images, capacity
+        self._cache: OrderedDict[str, Image] = OrderedDict()
+
+    async def get(self, ref: ImageRef) -> Image:
+        found = self._cache.get(ref.sha256)
+        if found is None:
+            found = await asyncio.to_thread(self._decode, ref)
+            self._cache[ref.sha256] = found
+            if len(self._cache) > self._capacity:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(ref.sha256)
+        return found
+
+    def _decode(self, ref: ImageRef) -> Image:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self._images.get(ref))) as picture:
+            return picture.convert("RGB")
+
+
+def _empty(stop: str) -> Generation:
+    return Generation(np.zeros(0, np.int32), np.zeros(0, np.float32), (), stop)
+
+
+def _generation(completion: Any, spans: tuple[VersionSpan, ...]) -> Generation:
+    ids = np.array(completion.token_ids, dtype=np.int32)
+    return Generation(ids, _sampled_logprobs(completion.logprobs), spans, _STOPS[completion.finish_reason])
+
+
+def _sampled_logprobs(flat: Any) -> FloatArray:
+    """float32[n] from vLLM's flat layout, in which the sampled token comes first at each position."""
+    if not flat:
+        return np.zeros(0, dtype=np.float32)
+    return np.array(flat.logprobs, dtype=np.float32)[np.array(flat.start_indices)]
+
+
+async def _answered(work: Awaitable[Any], seconds: float) -> bool:
+    """Await an engine for a bounded time. That a dead one does not answer is logged and returned, not raised."""
+    try:
+        await asyncio.wait_for(work, seconds)
+    except Exception as error:  # the engine's own errors are of many types
+        _log.warning("the engine did not answer: %r", error)
+        return False
+    return True

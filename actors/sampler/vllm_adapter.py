@@ -1,0 +1,124 @@
+"""What differs between vLLM 0.26 and 0.32, and what must be set before vLLM is imported. Nothing else knows.
+
+0.32 labels each sampled token with the weight version it was sampled under; 0.26 does not, so there `Engine`
+stamps tokens as they arrive. Arguments that a version does not know are left out when they only save work and
+refused when leaving them out would change what is sampled.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from actors.agent.trajectory import VersionSpan, WeightVersion
+from actors.sampler.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_CPU_KV_CACHE_BYTES = 256 << 20
+_ONLY_SAVES_WORK = {
+    "skip_mm_profiling",
+    "mm_processor_cache_gb",
+    "disable_log_stats",
+    "enable_log_requests",
+    "use_tqdm_on_load",
+}
+
+
+def prepare_environment(settings: EngineSettings) -> None:
+    """Set what vLLM and its spawned processes read from the environment. Call before vLLM is imported."""
+    os.environ.update(
+        VLLM_CPU_OMP_THREADS_BIND="nobind",  # other bindings cost a warning per step and a tenth of the speed
+        OMP_NUM_THREADS=str(settings.omp_threads),  # Ray sets 1 for an actor without CPUs, or its CPUs
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_LOGGING_LEVEL=settings.log_level,
+    )
+
+
+def start_engine(model_path: str, settings: EngineSettings) -> AsyncLLM:
+    """Start vLLM's engine processes for a local model folder. Blocks for 10 to 20 s at the embedded scale."""
+    prepare_environment(settings)
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    known = {item.name for item in fields(AsyncEngineArgs)}
+    wanted = _engine_arguments(model_path, settings)
+    missing = wanted.keys() - known - _ONLY_SAVES_WORK
+    if missing:
+        raise RuntimeError(f"this vLLM does not know the engine arguments {', '.join(sorted(missing))}")
+    return AsyncLLM.from_engine_args(
+        AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
+    )
+
+
+def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, Any]:
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    if on_cpu and settings.honour_request_seeds:
+        # gpu_model_runner rewinds the generator of a partly prefilled request by `set_offset`, which a CPU
+        # generator does not have: the worker dies with "CPU Generator does not use offset".
+        raise ValueError("honour_request_seeds cannot be on with vLLM's CPU build")
+    return {
+        "model": model_path,
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes or (_CPU_KV_CACHE_BYTES if on_cpu else None),
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": settings.prefix_caching,
+        "limit_mm_per_prompt": {"image": settings.images_per_prompt, "video": 0},
+        "mm_processor_cache_gb": settings.image_cache_gb,
+        "skip_mm_profiling": True,
+        "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled, temperature included
+        "generation_config": "vllm",  # the folder's sampling defaults and stop tokens must not creep in
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+        "use_tqdm_on_load": False,
+    }
+
+
+def labels_tokens(llm: Any) -> bool:
+    """Whether this vLLM labels sampled tokens with weight versions by itself."""
+    return hasattr(llm, "update_weight_version")
+
+
+async def set_weight_version(llm: Any, version: int) -> None:
+    """Label the tokens that follow, where the engine can."""
+    if labels_tokens(llm):
+        await llm.update_weight_version(str(version))
+
+
+@dataclass
+class SpanLedger:
+    """Stamps tokens with the version that was live when they arrived."""
+
+    _spans: list[VersionSpan] = field(default_factory=list)
+
+    def reached(self, n_tokens: int, version: WeightVersion) -> None:
+        """The first `n_tokens` of the turn exist now; those not seen before were sampled under `version`."""
+        start = self._spans[-1].end if self._spans else 0
+        if n_tokens <= start:
+            return
+        if self._spans and self._spans[-1].version == version:
+            start = self._spans.pop().start
+        self._spans.append(VersionSpan(version, start, n_tokens))
+
+    def spans(self) -> tuple[VersionSpan, ...]:
+        return tuple(self._spans)
+
+
+def engine_spans(completion: Any) -> tuple[VersionSpan, ...]:
+    """The engine's own labels of a finished completion."""
+    return tuple(
+        VersionSpan(WeightVersion(int(span.version)), span.start, span.end)
+        for span in completion.weight_versions or ()
+        if span.end > span.start
+    )
