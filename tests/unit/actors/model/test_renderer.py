@@ -56,9 +56,7 @@ plain = st.text(st.characters(codec="utf-8", exclude_characters="<>|"), max_size
 @given(turns=st.integers(0, 3).flatmap(lambda n: st.lists(plain, min_size=2 * n + 1, max_size=2 * n + 1)))
 @settings(max_examples=60, deadline=None)
 def test_pieces_concatenate_to_what_the_template_renders(renderer, tokenizer, turns):
-    turns = [
-        f"<reason>{text}" if i % 2 else text for i, text in enumerate(turns)
-    ]  # as a policy begins its turns
+    turns = [f"<reason>{text}" if i % 2 else text for i, text in enumerate(turns)]  # as a policy begins its turns
     messages = [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(turns)]
     assert _conversation(renderer, turns) == _template(tokenizer, messages)
 
@@ -111,9 +109,7 @@ def test_our_own_tags_are_single_tokens_also_in_untrusted_text(renderer, tokeniz
     assert ids[-1] == tokenizer.convert_tokens_to_ids("</information>")
 
 
-@pytest.mark.parametrize(
-    ("text", "images"), [("no mark", [IMAGE]), ("<image><image>", [IMAGE]), ("<image>", [])]
-)
+@pytest.mark.parametrize(("text", "images"), [("no mark", [IMAGE]), ("<image><image>", [IMAGE]), ("<image>", [])])
 def test_marks_and_images_that_do_not_match_are_refused(renderer, text, images):
     with pytest.raises(ValueError, match="marks cannot place"):
         renderer.observe(text, images)

@@ -1,0 +1,164 @@
+"""The policy on disk: checking a model folder before anything starts, loading it, saving it back.
+
+A model folder is Hugging Face format (config, safetensors, tokenizer, image processor), local or `s3://`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import UserError
+from cluster.storage import Folder
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_TOKENIZER = ("tokenizer.json", "vocab.json")  # any of them
+_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+_HEADER_LENGTH = 8  # bytes of a safetensors file that say how long its JSON header is
+
+
+def check_model_folder(path: str | os.PathLike[str]) -> None:
+    """Raise `UserError` with one sentence unless `path` is a complete local folder of this project's architecture.
+
+    Reads headers only: a truncated file is found by the length that its header promises.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"There is no model folder at {folder}.")
+    config = _json(folder / "config.json")
+    found = config.get("architectures") or ["an unnamed architecture"]
+    if ARCHITECTURE not in found:
+        raise UserError(f"{folder} holds {', '.join(map(str, found))}; this project runs {ARCHITECTURE}.")
+    for names, what in ((_TOKENIZER, "tokenizer"), (_PROCESSOR, "image processor")):
+        if not any((folder / name).is_file() for name in names):
+            raise UserError(f"{folder} has no {what}: one of {', '.join(names)} must be there.")
+    for name in weight_files(folder):
+        _check_safetensors(folder / name)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files of a model folder; raise `UserError` when there are none."""
+    if (folder / _INDEX).is_file():
+        named = _json(folder / _INDEX).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise UserError(f"{folder / _INDEX} lists no weights.")
+        return sorted(set(named.values()))
+    if not (folder / _SINGLE).is_file():
+        raise UserError(f"{folder} has no weights: neither {_SINGLE} nor {_INDEX} is there.")
+    return [_SINGLE]
+
+
+def local_model(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Path:
+    """The checked local folder of a model; one on `s3://` is downloaded once to `cache` (default: the system's).
+
+    A download is complete or not there: it grows beside its place and is renamed into it.
+    """
+    source = Folder(path)
+    if source.is_local:
+        check_model_folder(source.local_path)
+        return source.local_path
+    root = Path(cache) if cache else Path(tempfile.gettempdir()) / f"mmsearch-models-{os.getuid()}"
+    target = root / f"{source.name}-{_fingerprint(source)}"
+    if not target.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
+        try:
+            source.download(part)
+            check_model_folder(part)
+            try:
+                part.rename(target)
+            except OSError:  # another process was faster
+                if not target.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    check_model_folder(target)
+    return target
+
+
+def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Qwen2_5_VLForConditionalGeneration:
+    """The model with its weights in `dtype` (float32 | bfloat16 | float16), on the CPU, with SDPA attention."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype is {dtype!r}; accepted: float32, bfloat16, float16")
+    folder = local_model(path)
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+
+
+def save_policy(model: Any, path: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    """Write `model` as a complete model folder: its weights and config, everything else copied from `source`.
+
+    `path` may be `s3://`; the config, which makes a folder a model, is uploaded last.
+    """
+    origin, target = local_model(source), Folder(path)
+    with tempfile.TemporaryDirectory(prefix="mmsearch-save-") as scratch:
+        written = Path(scratch)
+        copy_without_weights(origin, written)
+        model.save_pretrained(written)
+        for file in sorted(written.iterdir(), key=lambda file: file.name == "config.json"):
+            target.upload(file, file.name)
+
+
+def copy_without_weights(source: Path, target: Path) -> None:
+    """Copy tokenizer, processor and configuration of a model folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        weights = file.suffix in (".safetensors", ".bin", ".pt") or file.name == _INDEX
+        if file.is_file() and not weights:
+            shutil.copyfile(file, target / file.name)
+
+
+def _fingerprint(source: Folder) -> str:
+    """Changes when a remote model does: address, names, and the small files' content."""
+    names = source.files()
+    if "config.json" not in names:
+        raise UserError(f"There is no model folder at {source}.")
+    files, _ = source.pyarrow_filesystem()
+    infos = files.get_file_info([f"{source.path}/{name}" for name in names])
+    seen = [(name, info.size, info.mtime_ns) for name, info in zip(names, infos, strict=True)]
+    return hashlib.sha256(repr((source.address, seen)).encode()).hexdigest()[:16]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} is no model folder: it has no {path.name}.") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object.")
+    return value
+
+
+def _check_safetensors(path: Path) -> None:
+    """Layout: 8 bytes little-endian length, JSON header with `data_offsets`, then exactly the data it promises."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} is incomplete: {path.name} is missing.")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(_HEADER_LENGTH)
+        length = struct.unpack("<Q", start)[0] if len(start) == _HEADER_LENGTH else size
+        if _HEADER_LENGTH + length > size:
+            raise UserError(f"{path} is truncated: it ends inside its header.")
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is not a safetensors file.") from error
+    expected = _HEADER_LENGTH + length + max(ends, default=0)
+    if size != expected:
+        raise UserError(f"{path} is truncated or damaged: {size} bytes, but its header promises {expected}.")

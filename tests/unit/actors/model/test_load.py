@@ -1,0 +1,102 @@
+"""A model folder is checked before anything starts, and comes back as it was saved."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from actors.model.load import check_model_folder, load_policy, local_model, save_policy
+from actors.model.tiny import TinySize, save_tiny
+from cluster.errors import UserError
+
+SMALL = TinySize(
+    hidden=32, layers=1, heads=2, kv_heads=1, mlp=32, mrope_section=(2, 3, 3), vision_hidden=32,
+    vision_layers=1, vision_heads=2, vision_mlp=32, vocabulary=320,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return save_tiny(["who founded it?"] * 3, tmp_path_factory.mktemp("model") / "tiny", size=SMALL)
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    return shutil.copytree(pristine, tmp_path / "model")
+
+
+def _refusal(folder) -> str:
+    with pytest.raises(UserError) as caught:
+        check_model_folder(folder)
+    return caught.value.message
+
+
+def test_a_complete_folder_passes(folder):
+    check_model_folder(folder)
+    assert local_model(folder) == folder
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    assert _refusal(tmp_path / "nowhere") == f"There is no model folder at {tmp_path / 'nowhere'}."
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.json", "it has no config.json"),
+        ("model.safetensors", "has no weights"),
+        ("tokenizer.json", "has no tokenizer"),
+        ("processor_config.json", "has no image processor"),
+    ],
+)
+def test_a_missing_file_is_named(folder, name, said):
+    (folder / name).unlink()
+    assert said in _refusal(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_truncated_weights_are_refused_at_any_length(folder, kept):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    assert "truncated" in _refusal(folder)
+
+
+def test_weights_that_are_no_safetensors_are_refused(folder):
+    (folder / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"oops and more")
+    assert "is not a safetensors file" in _refusal(folder)
+
+
+def test_a_shard_that_the_index_names_must_be_there(folder):
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}})
+    )
+    assert "model-00002-of-00002.safetensors is missing" in _refusal(folder)
+
+
+def test_another_architecture_is_refused_by_name(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["LlamaForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "holds LlamaForCausalLM" in _refusal(folder)
+
+
+def test_a_broken_config_is_refused(folder):
+    (folder / "config.json").write_text("{")
+    assert "cannot be read" in _refusal(folder)
+
+
+def test_a_saved_policy_loads_with_the_weights_it_had(folder, tmp_path):
+    model = load_policy(folder)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    save_policy(model, tmp_path / "saved", folder)
+    again = load_policy(tmp_path / "saved", "bfloat16")
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight.to(torch.bfloat16))
+    assert (tmp_path / "saved" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_an_unknown_dtype_says_what_is_accepted(folder):
+    with pytest.raises(ValueError, match="accepted: float32, bfloat16, float16"):
+        load_policy(folder, "int4")
