@@ -137,9 +137,7 @@ def cross_entropy(current: Tensor, weights: Tensor | None, counts: Counts) -> Lo
     return LossTerms(loss, sums, {})
 
 
-def surrogate(
-    ratio: Tensor, current: Tensor, advantages: Tensor, settings: ObjectiveSettings
-) -> tuple[Tensor, Tensor]:
+def surrogate(ratio: Tensor, current: Tensor, advantages: Tensor, settings: ObjectiveSettings) -> tuple[Tensor, Tensor]:
     """Gain per token float32[n] and where the clip is what decides, bool[n].
 
     clip (PPO, eq. 7; asymmetric as in DAPO, eq. 8): min(r A, clip(r) A).

@@ -1,0 +1,199 @@
+"""DeepSpeed ZeRO 0-3 behind the backend Protocol.
+
+DeepSpeed averages gradients over ranks and would divide losses by its number of accumulation steps. Losses here
+are already divided by the global token count, so each is multiplied by the number of ranks and the second division
+is turned off; the accumulation boundary is set by hand, so a step may have any number of micro-batches.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actors.learner.backends.plain import adamw, decay_groups
+from actors.learner.backends.protocol import StepStats, Tally, passes, plan
+from actors.learner.backends.ranks import Ranks, training_device
+from actors.learner.objective import Objective
+from actors.learner.schedule import learning_rate
+from actors.learner.settings import BackendSettings
+from actors.model.batch import TokenBatch
+from actors.model.forward import token_logprobs
+from cluster.errors import UserError
+
+CHECKPOINT_TAG = "state"
+GATHER_BYTES = 256 << 20  # of parameters whole at once when ZeRO-3 weights are read
+NOT_FINITE = "the gradient is not finite"
+
+
+class Scorer(nn.Module):
+    """The policy as DeepSpeed wants it: a module whose forward is the forward pass that we train through."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: TokenBatch, temperature: float) -> Tensor:
+        return token_logprobs(self.policy, batch, temperature)
+
+
+class DeepSpeedBackend:
+    """The policy in a DeepSpeed engine with torch's AdamW (no compiled extension is needed)."""
+
+    def __init__(self, model: Any, settings: BackendSettings, ranks: Ranks) -> None:
+        deepspeed = import_deepspeed()
+        deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
+        self.ranks = ranks
+        self.device = training_device()
+        self._deepspeed = deepspeed
+        self._settings = settings
+        self._steps = 0
+        model = model.to(torch.float32 if settings.precision == "fp32" else torch.bfloat16)
+        decay = settings.optimizer.weight_decay
+        groups = [(members, decay if decays else 0.0) for decays, members in decay_groups(model).items() if members]
+        self.engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=Scorer(model), optimizer=adamw(groups, settings), config=engine_config(settings, ranks)
+        )
+        self.engine.train()
+        if settings.precision == "bf16" and settings.zero_stage == 0:
+            # FP16_UnfusedOptimizer makes an empty step when it is built: Adam would start at its second one
+            self._optimizer.optimizer.state.clear()
+
+    @property
+    def model(self) -> Any:
+        return self.engine.module.policy
+
+    def train_batch(self, micro_batches: Sequence[TokenBatch], objective: Objective) -> StepStats:
+        started = time.perf_counter()
+        counts, n_passes = plan(micro_batches, self.ranks)
+        tally = Tally()
+        for batch, real, last in passes(micro_batches, n_passes):
+            self.engine.set_gradient_accumulation_boundary(last)
+            batch = batch.to(self.device)
+            terms = objective(self.engine(batch, objective.temperature), batch, counts)
+            scale = float(self.ranks.world) if real else 0.0
+            self.engine.backward(terms.loss * scale, scale_wrt_gas=False)
+            if real:
+                tally.add(terms)
+        norm, lr, skipped = self._update()
+        loss, metrics = tally.reduce(self.ranks)
+        return StepStats(
+            step=self._steps,
+            loss=loss,
+            lr=lr,
+            grad_norm=norm,
+            tokens=counts.tokens,
+            sequences=counts.sequences,
+            micro_batches=n_passes,
+            seconds=time.perf_counter() - started,
+            skipped=skipped,
+            metrics=metrics,
+        )
+
+    def _update(self) -> tuple[float, float, str]:
+        """Step; returns gradient norm, learning rate and why nothing was done."""
+        lr = learning_rate(self._steps, self._settings.optimizer)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        if self._settings.zero_stage == 0:
+            # gradients are whole and already reduced here; DeepSpeed itself would step on NaN
+            norm = self._whole_norm()
+            if not math.isfinite(norm):
+                self.engine.zero_grad()
+                return norm, lr, NOT_FINITE
+        self.engine.step()
+        if self._settings.zero_stage > 0:
+            norm = float(self.engine.get_global_grad_norm() or 0.0)
+            if not self.engine.was_step_applied():
+                return norm, lr, NOT_FINITE
+        self._steps += 1
+        return norm, lr, ""
+
+    def _whole_norm(self) -> float:
+        grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.stack([g.float().norm() for g in grads]).norm())
+
+    def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+        with torch.no_grad():
+            return self.engine(batch.to(self.device), temperature)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        named = list(self.model.named_parameters())
+        if self._settings.zero_stage < 3:
+            yield from ((name, parameter.data) for name, parameter in named)
+            return
+        for bucket in _buckets(named, GATHER_BYTES):
+            # modifier_rank None: we only read, so nothing is broadcast back
+            with self._deepspeed.zero.GatheredParameters([p for _, p in bucket], modifier_rank=None):
+                yield from ((name, parameter.data) for name, parameter in bucket)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, client_state={"our_steps": self._steps})
+
+    def load(self, folder: Path) -> None:
+        try:
+            path, client = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        except Exception as error:  # DeepSpeed and pickle raise what they like for a broken file
+            raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
+        if path is None:
+            raise UserError(f"The checkpoint {folder} cannot be loaded: there is none of this kind in it.")
+        self._steps = int(client["our_steps"])
+
+    def export(self, folder: Path) -> None:
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.named_weights()}
+        if self.ranks.rank == 0:
+            self.model.save_pretrained(folder, state_dict=weights)
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed without its 45 s build of a shared-memory op that one machine's gloo does not need."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def engine_config(settings: BackendSettings, ranks: Ranks) -> dict[str, Any]:
+    """DeepSpeed's own configuration. Batch sizes are of no consequence: the boundary is set by hand."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": ranks.world,
+        "gradient_clipping": settings.optimizer.grad_clip,
+        "steps_per_print": 2**31,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": False,
+    }
+    if settings.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+        # stage 0 reads its loss scale here although fp16 is off; 0, the default, would be a dynamic one
+        config["fp16"] = {"enabled": False, "loss_scale": 1.0}
+        if settings.zero_stage in (1, 2, 3):
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if settings.zero_stage == 3:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return config
+
+
+def _buckets(named: list[tuple[str, Any]], limit: int) -> Iterator[list[tuple[str, Any]]]:
+    bucket: list[tuple[str, Any]] = []
+    size = 0
+    for name, parameter in named:
+        n_bytes = parameter.ds_numel * parameter.element_size()
+        if bucket and size + n_bytes > limit:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += n_bytes
+    if bucket:
+        yield bucket

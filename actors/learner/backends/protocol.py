@@ -1,0 +1,115 @@
+"""What a learner asks of its engine, and the parts of one optimizer step that every engine shares.
+
+One `train_batch` is one optimizer step. Always true: all ranks run the same number of passes (a rank with fewer
+micro-batches repeats one with a loss of zero), and losses are divided by counts taken over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from actors.learner.objective import Counts, LossTerms, Objective
+
+if TYPE_CHECKING:
+    from actors.learner.backends.ranks import Ranks
+    from actors.model.batch import TokenBatch
+
+COUNTED = ("tokens", "nonfinite")  # sums that stay counts; the others become means over tokens
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What one optimizer step did, the same on every rank."""
+
+    step: int  # optimizer steps applied so far, this one included
+    loss: float
+    lr: float
+    grad_norm: float  # before clipping
+    tokens: int  # trained tokens
+    sequences: int
+    micro_batches: int  # passes of this rank
+    seconds: float
+    skipped: str = ""  # why no update was made; "" when it was
+    metrics: dict[str, float] = field(default_factory=dict)  # means over trained tokens, and maxima
+
+
+class LearnerBackend(Protocol):
+    """An engine that holds the policy and its optimizer. Every method is called on all ranks together."""
+
+    ranks: Ranks
+    device: torch.device
+
+    def train_batch(self, micro_batches: Sequence[TokenBatch], objective: Objective) -> StepStats:
+        """One optimizer step over these micro-batches of this rank and those of the others."""
+        ...
+
+    def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """Of the trained tokens, without gradient: float32[n], in the row-major order of `batch.loss_mask`."""
+        ...
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Hugging Face names and full tensors; each is valid only until the next one is asked for."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Weights and optimizer state, into a local folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Raise UserError for a checkpoint that is missing, truncated, or of another model."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Weights and config in Hugging Face format (rank 0 writes)."""
+        ...
+
+
+def plan(micro_batches: Sequence[TokenBatch], ranks: Ranks) -> tuple[Counts, int]:
+    """Global counts, and how many passes every rank makes."""
+    if not micro_batches:
+        raise ValueError("an optimizer step needs at least one micro-batch on every rank")
+    tokens = sum(batch.trained_tokens for batch in micro_batches)
+    sequences = sum(int(batch.loss_mask.any(dim=1).sum()) for batch in micro_batches)
+    tokens, sequences = ranks.total([tokens, sequences])
+    (passes,) = ranks.largest([len(micro_batches)])
+    return Counts(int(tokens), int(sequences)), int(passes)
+
+
+def passes(micro_batches: Sequence[TokenBatch], count: int) -> Iterator[tuple[TokenBatch, bool, bool]]:
+    """`count` times (batch, whether it is real, whether it is the last)."""
+    for i in range(count):
+        real = i < len(micro_batches)
+        yield micro_batches[i if real else 0], real, i == count - 1
+
+
+class Tally:
+    """Adds up the statistics of a step's passes, on the device, and reduces them over ranks once."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._maxima: dict[str, Tensor] = {}
+
+    def add(self, terms: LossTerms) -> None:
+        for name, value in terms.sums.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        for name, value in terms.maxima.items():
+            known = self._maxima.get(name)
+            self._maxima[name] = value if known is None else torch.maximum(known, value)
+
+    def reduce(self, ranks: Ranks) -> tuple[float, dict[str, float]]:
+        """Loss of the step, and its metrics."""
+        names, tops = sorted(self._sums), sorted(self._maxima)
+        sums = dict(zip(names, ranks.total([float(self._sums[n]) for n in names]), strict=True))
+        maxima = dict(zip(tops, ranks.largest([float(self._maxima[n]) for n in tops]), strict=True))
+        tokens = max(sums["tokens"], 1.0)
+        metrics = {n: v if n in COUNTED else v / tokens for n, v in sums.items() if n != "loss"}
+        squared = metrics.pop("correction_squared", 0.0)
+        if squared > 0.0:
+            metrics["effective_sample_fraction"] = metrics["correction_weight"] ** 2 / squared
+        return sums["loss"], metrics | maxima
