@@ -77,9 +77,9 @@ class ActorPool:
 
     def _least_loaded(self, tried: set[int]) -> int:
         """The actor to ask: not just failed, then fewest calls in flight, then whose turn it is."""
-        now, n = self._clock(), len(self.handles)
-        self._turn = (self._turn + 1) % n
+        now, n, turn = self._clock(), len(self.handles), self._turn
+        self._turn = (turn + 1) % n
         return min(
             (i for i in range(n) if i not in tried),
-            key=lambda i: (self._shunned_until[i] > now, self._in_flight[i], (i - self._turn) % n),
+            key=lambda i: (self._shunned_until[i] > now, self._in_flight[i], (i - turn) % n),
         )

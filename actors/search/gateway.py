@@ -114,6 +114,8 @@ class Gateway:
         settings = self._settings
         if len(request.query) > settings.max_query_chars:
             return f"the query is longer than {settings.max_query_chars} characters"
+        if not (self._text if request.tool is Tool.TEXT_SEARCH else self._image):
+            return f"{_spoken(request.tool)} is not available"
         if request.tool is Tool.TEXT_SEARCH:
             return "" if request.query.strip() else "the text query is empty"
         if request.image is None:
@@ -128,12 +130,8 @@ class Gateway:
 
     async def _searched(self, request: ToolRequest, tally: Tally) -> ToolResult:
         if request.tool is Tool.TEXT_SEARCH:
-            if not self._text:
-                return ToolResult(Outcome.REFUSED, message="text search is not available")
             found, shared = await self._find_text(request.query, tally)
             return _result(found, _Region(), shared, tally)
-        if not self._image:
-            return ToolResult(Outcome.REFUSED, message="image search is not available")
         assert request.image is not None  # else a policy error
         region = await self._region(request, request.image)
         found, shared = await self._find_image(request.image, region.box, tally)
@@ -273,5 +271,8 @@ def _outcome(error: ProviderError, tool: Tool) -> Outcome:
 
 def _told(error: ProviderError, tool: Tool) -> str:
     """What the record and the policy read: one line, neutralised like all that comes from outside."""
-    what = tool.value.replace("_", " ")
-    return untrusted.bounded(f"{what} failed ({error.kind}): {untrusted.one_line(error.message)}", 300)
+    return untrusted.bounded(f"{_spoken(tool)} failed ({error.kind}): {untrusted.one_line(error.message)}", 300)
+
+
+def _spoken(tool: Tool) -> str:
+    return tool.value.replace("_", " ")

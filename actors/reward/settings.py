@@ -1,0 +1,75 @@
+"""Configuration of the reward. Imports nothing heavy.
+
+    reward = (1 - a) * accuracy * penalty(searches) + a * format          a: format_weight
+
+Both papers' rewards are this one function (papers.md section 5: MMSearch-R1 equation 1, DeepMMSearch-R1 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+
+class Matching(StrEnum):
+    """How an answer is held against the gold answers; the best of them counts."""
+
+    EXACT = "exact"
+    CONTAINS = "contains"  # "SubEM": the gold answer occurs in the answer, word for word
+    F1 = "f1"  # of tokens
+
+
+class PenaltyPer(StrEnum):
+    """What the search penalty is applied for."""
+
+    EPISODE = "episode"  # once, if anything was searched: the paper's
+    CALL = "call"  # for each search: `use_search_count_penalty` in MMSearch-R1's code
+
+
+class RewardPreset(StrEnum):
+    MMSEARCH_R1 = "mmsearch_r1"
+    DEEPMMSEARCH_R1 = "deepmmsearch_r1"
+
+
+@dataclass(frozen=True)
+class RewardRule:
+    """The numbers of the formula."""
+
+    format_weight: float
+    search_penalty: float  # accuracy is multiplied by 1 - search_penalty
+    penalty_per: PenaltyPer
+    matching: Matching
+
+
+RULES = {
+    RewardPreset.MMSEARCH_R1: RewardRule(0.1, 0.1, PenaltyPer.EPISODE, Matching.EXACT),
+    RewardPreset.DEEPMMSEARCH_R1: RewardRule(0.1, 0.0, PenaltyPer.EPISODE, Matching.EXACT),
+}
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """A preset, and what of it is to be different."""
+
+    preset: RewardPreset = RewardPreset.MMSEARCH_R1
+    # whose reward
+    format_weight: float | None = field(default=None, metadata={"ge": 0, "le": 1})
+    # None: the preset's, 0.1 in both papers
+    search_penalty: float | None = field(default=None, metadata={"ge": 0, "le": 1})
+    # None: the preset's, 0.1 in MMSearch-R1 and 0 in DeepMMSearch-R1
+    penalty_per: PenaltyPer | None = None
+    # None: the preset's, once per episode
+    matching: Matching | None = None
+    # None: the preset's, exact match in place of DeepMMSearch-R1's judge
+    evaluators: int = field(default=1, metadata={"ge": 1})
+    # RewardEvaluator actors
+    evaluator_cpus: float = field(default=0.1, metadata={"ge": 0})
+    # Ray CPUs reserved by one evaluator
+    timeout: float = field(default=60.0, metadata={"gt": 0})
+    # seconds for one score, retries on other evaluators included
+
+    def rule(self) -> RewardRule:
+        """The preset with the changes."""
+        names = ("format_weight", "search_penalty", "penalty_per", "matching")
+        changed = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(RULES[self.preset], **changed)
