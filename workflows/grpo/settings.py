@@ -88,9 +88,7 @@ class GrpoSettings:
     def check(self) -> None:
         """Raise ValueError for values that do not fit each other."""
         if self.min_siblings > self.group_size:
-            raise ValueError(
-                f"min_siblings must be at most group_size={self.group_size}, not {self.min_siblings}"
-            )
+            raise ValueError(f"min_siblings must be at most group_size={self.group_size}, not {self.min_siblings}")
         if self.window is not None and not 1 <= self.window <= self.slots:
             raise ValueError(f"window must be between 1 and the {self.slots} slots, not {self.window}")
 

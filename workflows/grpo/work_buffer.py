@@ -155,6 +155,12 @@ class WorkBuffer:
     def free_slots(self) -> int:
         return self.slots - self.held
 
+    def ends(self) -> dict[str, int]:
+        """Groups that ended, by how: trained, filtered/<reason>, cancelled/<reason>."""
+        filtered = {f"filtered/{reason}": n for reason, n in self.filtered.items()}
+        cancelled = {f"cancelled/{reason}": n for reason, n in self.cancelled.items()}
+        return {"trained": self.trained, **filtered, **cancelled}
+
     def groups(self, *states: GroupState) -> list[HeldGroup]:
         """Held groups in order of admission, of the given states or all."""
         return [g for g in self._groups.values() if not states or g.state in states]
@@ -276,9 +282,7 @@ class WorkBuffer:
             pending = group.state is GroupState.INFLIGHT
             buffer._groups[group.id] = replace(group, state=GroupState.WAITING) if pending else group
         if buffer.held > buffer.slots or any(not 0 <= g < state.next_id for g in buffer._groups):
-            raise ValueError(
-                "a snapshot that no buffer wrote: more groups than slots, or ids from the future"
-            )
+            raise ValueError("a snapshot that no buffer wrote: more groups than slots, or ids from the future")
         buffer._next_id = state.next_id
         buffer.trained = state.trained
         buffer.filtered = Counter(state.filtered)

@@ -33,7 +33,5 @@ def test_slots_follow_from_staleness():
 
 
 def test_importing_the_settings_pulls_in_nothing_heavy():
-    code = (
-        "import sys, workflows.grpo.settings; sys.exit(any(m in sys.modules for m in ('torch','ray','vllm')))"
-    )
+    code = "import sys, workflows.grpo.settings; sys.exit(any(m in sys.modules for m in ('torch','ray','vllm')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

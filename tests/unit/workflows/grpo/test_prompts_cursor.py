@@ -12,9 +12,7 @@ ids = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=20, unique=
 
 
 def resumed(cursor, names):
-    return PromptsCursor.restore(
-        names, CursorState.from_json(json.loads(json.dumps(cursor.snapshot().to_json())))
-    )
+    return PromptsCursor.restore(names, CursorState.from_json(json.loads(json.dumps(cursor.snapshot().to_json()))))
 
 
 @given(ids, st.integers(0, 2**32), st.integers(1, 3))

@@ -73,9 +73,7 @@ class Pipeline(RuleBasedStateMachine):
         batch = self.buffer.take(self.version)
         assert self.buffer.cancelled[STALE] == 0, "admission and order alone keep every group young enough"
         if batch is None:
-            assert unfinished or len(queue) < self.buffer.groups_per_step, (
-                "everything is finished, yet no step"
-            )
+            assert unfinished or len(queue) < self.buffer.groups_per_step, "everything is finished, yet no step"
             return
         self.taken = batch
         assert len(batch) == self.buffer.groups_per_step

@@ -1,0 +1,130 @@
+"""What the controller asks of the others, as Protocols: Ray actors in a run, plain coroutines in its tests.
+
+A *payload* stands for a finished trajectory without being it (an object reference in a run), so that the
+controller holds summaries alone. Every method may raise; the controller sets the deadlines, so none of them
+needs one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from actors.agent.seams import Sampling
+from actors.agent.trajectory import Question, Summary
+from workflows.grpo.prompts_cursor import CursorState
+from workflows.grpo.work_buffer import BufferState, GroupId
+
+Payload = Any
+Ticket = Any
+
+
+class SamplerGone(RuntimeError):
+    """The sampler's process is dead: nothing it was asked will be answered."""
+
+
+class BudgetSpent(RuntimeError):
+    """A paid or limited resource is used up: the run stops at a checkpoint, for a person to decide."""
+
+
+class Sampler(Protocol):
+    """One engine that runs whole episodes."""
+
+    name: str
+
+    async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, Payload]:
+        """One episode. Raise `SamplerGone` when the process died, `BudgetSpent` when a budget ended."""
+        ...
+
+    async def update(self, ticket: Ticket) -> None:
+        """Run the weights of `ticket` from the next token on; episodes under way continue."""
+        ...
+
+    async def cancel(self, question_id: str) -> None:
+        """Abort the episodes of a question; their `run` calls may fail or never answer."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether it can be given work."""
+        ...
+
+    async def revive(self) -> None:
+        """Replace a dead or hung process; returns when it can take `update`."""
+        ...
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """A finished group as the controller knows it.
+
+    Valid siblings only, `payloads[i]` belongs to `summaries[i]`.
+    """
+
+    id: GroupId
+    question: Question
+    admitted_at: int  # version
+    summaries: tuple[Summary, ...]
+    payloads: tuple[Payload, ...]
+    masked: int = 0  # siblings lost to the infrastructure
+
+    @property
+    def oldest_version(self) -> int:
+        """Of the oldest token that will be trained on; that of the admission where nothing was sampled."""
+        return min((s.oldest_version for s in self.summaries if s.sampled_tokens), default=self.admitted_at)
+
+    @property
+    def flat(self) -> bool:
+        """Whether all siblings scored alike, so that every advantage is 0."""
+        rewards = [s.reward for s in self.summaries]
+        return max(rewards) - min(rewards) < 1e-6
+
+    @property
+    def tokens(self) -> int:
+        return sum(s.sampled_tokens for s in self.summaries)
+
+
+class Learner(Protocol):
+    """All ranks of the policy learner."""
+
+    async def train(self, groups: Sequence[GroupResult], version: int) -> Mapping[str, float]:
+        """One optimiser step from weights `version` to `version + 1`; returns its statistics."""
+        ...
+
+    async def publish(self, version: int) -> Ticket:
+        """Write the present weights out as `version`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ControllerState:
+    """What a checkpoint holds of the controller, between two steps.
+
+    `version` counts steps: both advance together.
+    """
+
+    step: int
+    version: int
+    buffer: BufferState
+    cursor: CursorState
+    totals: Mapping[str, float]
+
+
+class Saver(Protocol):
+    """Where checkpoints go."""
+
+    async def save(self, state: ControllerState, finished: Sequence[GroupResult]) -> None:
+        """Keep the learner's state, the controller's, and the payloads of the finished groups, all or nothing."""
+        ...
+
+
+class Recorder(Protocol):
+    """What people see of a run."""
+
+    async def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[GroupResult]) -> None:
+        """After each step, with the groups that were trained on."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Something that a person should know now."""
+        ...

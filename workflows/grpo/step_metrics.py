@@ -1,0 +1,166 @@
+"""What a step looked like, in numbers. Pure: sums over summaries, and a stopwatch that is told the time.
+
+Keys are `group/name`; every mean is over episodes unless its key says tokens. Sampled tokens alone are
+counted, never those of tools. `staleness` is how many versions older than the weights they train the tokens
+are; `publish_lag_s` is how long the new weights took from the end of training until they ran everywhere. They
+are different things and are never added up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from actors.agent.trajectory import Label, Question, Summary
+from workflows.grpo.ports import GroupResult
+
+LONG_TAIL_SHARE = 0.25  # of the episodes of one step: with fewer than this running, the rest waits for stragglers
+
+
+def label_of(question: Question) -> Label:
+    """What the base model showed, or else what the question's maker meant."""
+    return question.measured_label if question.measured_label is not Label.UNKNOWN else question.designed_label
+
+
+def tokens_by_version(summary: Summary) -> dict[int, int]:
+    """Sampled tokens of an episode by weight version.
+
+    Without the exact split, all count as old as the oldest.
+    """
+    exact = summary.extra.get("tokens_by_version")
+    if exact:
+        return {int(version): int(n) for version, n in exact.items()}
+    return {summary.oldest_version: summary.sampled_tokens} if summary.sampled_tokens else {}
+
+
+def staleness(groups: Iterable[GroupResult], version: int) -> tuple[float, int]:
+    """Mean and maximum over sampled tokens of `version` minus the version that sampled them.
+
+    (0, 0) without tokens.
+    """
+    tokens: Counter[int] = Counter()
+    for group in groups:
+        for summary in group.summaries:
+            tokens.update(tokens_by_version(summary))
+    if not tokens:
+        return 0.0, 0
+    total = sum((version - v) * n for v, n in tokens.items())
+    return total / tokens.total(), max(version - v for v in tokens)
+
+
+def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float]:
+    """Everything that the groups of one step say about themselves.
+
+    `version` is that of the weights they train.
+    """
+    pairs = [(group.question, summary) for group in groups for summary in group.summaries]
+    everything = [summary for _, summary in pairs]
+    mean, worst = staleness(groups, version)
+    metrics = {
+        "reward/mean": _mean(s.reward for s in everything),
+        "reward/accuracy": _mean(s.accuracy for s in everything),
+        "search/ratio": _mean(s.searches > 0 for s in everything),
+        "search/calls": _mean(s.searches for s in everything),
+        "search/accuracy_when_searched": _mean(s.accuracy for s in everything if s.searches),
+        "staleness/mean_tokens": mean,
+        "staleness/max": float(worst),
+        "tokens/trained": float(sum(s.sampled_tokens for s in everything)),
+        "tokens/per_episode": _mean(s.sampled_tokens for s in everything),
+        "tokens/longest_expanded": float(max((s.expanded_length for s in everything), default=0)),
+        "episodes/trained": float(len(everything)),
+        "episodes/masked": float(sum(group.masked for group in groups)),
+        "episodes/seconds": _mean(s.seconds for s in everything),
+    }
+    for name, part in _split(pairs, lambda q: label_of(q).value).items():
+        metrics[f"search/ratio_{name}"] = _mean(s.searches > 0 for s in part)
+        metrics[f"reward/accuracy_{name}"] = _mean(s.accuracy for s in part)
+    for name, part in _split(pairs, lambda q: q.kind or "unknown").items():
+        metrics[f"kind/{name}/search_ratio"] = _mean(s.searches > 0 for s in part)
+        metrics[f"kind/{name}/accuracy"] = _mean(s.accuracy for s in part)
+    for ending, n in Counter(s.ending.value for s in everything).items():
+        metrics[f"ending/{ending}"] = n / len(everything)
+    return metrics
+
+
+def _split(pairs: Iterable[tuple[Question, Summary]], key: Callable[[Question], str]) -> dict[str, list[Summary]]:
+    parts: defaultdict[str, list[Summary]] = defaultdict(list)
+    for question, summary in pairs:
+        parts[key(question)].append(summary)
+    return dict(parts)
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = [float(v) for v in values]
+    return sum(numbers) / len(numbers) if numbers else 0.0
+
+
+class Stopwatch:
+    """Seconds by who and by cause.
+
+    Each one is in exactly one cause at a time; "" is work, and is counted too.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[str, float]] = {}
+        self._seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+
+    def mark(self, who: str, cause: str, now: float) -> None:
+        """From `now` on, `who` waits for `cause` ("" when it works)."""
+        self._close(who, now)
+        self._since[who] = (cause, now)
+
+    def state(self, who: str) -> tuple[str, float]:
+        """The cause at present and since when."""
+        return self._since[who]
+
+    def states(self) -> Mapping[str, tuple[str, float]]:
+        return dict(self._since)
+
+    def lap(self, now: float) -> dict[str, dict[str, float]]:
+        """Seconds per who and cause since the last lap; "" is called busy."""
+        for who in list(self._since):
+            self._close(who, now)
+        seconds = {who: {cause or "busy": s for cause, s in c.items()} for who, c in self._seconds.items()}
+        self._seconds.clear()
+        return seconds
+
+    def _close(self, who: str, now: float) -> None:
+        if who in self._since:
+            cause, since = self._since[who]
+            self._seconds[who][cause] += now - since
+            self._since[who] = (cause, now)
+
+
+def idle_metrics(lap: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """`idle/<role>_<cause>_s`, summed over the samplers, and the busy share of each role.
+
+    Roles end at a colon.
+    """
+    metrics: defaultdict[str, float] = defaultdict(float)
+    whole: defaultdict[str, float] = defaultdict(float)
+    busy: defaultdict[str, float] = defaultdict(float)
+    for who, causes in lap.items():
+        role = who.split(":")[0]
+        for cause, seconds in causes.items():
+            whole[role] += seconds
+            if cause == "busy":
+                busy[role] += seconds
+            else:
+                metrics[f"idle/{role}_{cause}_s"] += seconds
+    for role, seconds in whole.items():
+        metrics[f"idle/{role}_busy_share"] = busy[role] / seconds if seconds else 0.0
+    return dict(metrics)
+
+
+def learner_waits_for(running: int, step_episodes: int) -> str:
+    """Why the learner has no batch: a few stragglers, or not enough sampling."""
+    return "long_tail" if 0 < running <= LONG_TAIL_SHARE * step_episodes else "batch_starvation"
+
+
+def sampler_waits_for(running: int, share: float, updating: bool) -> str:
+    """Why a sampler is not busy; "" when it is. `share`: episodes it runs when the pipeline is full."""
+    if updating:
+        return "publish"
+    if running == 0:
+        return "no_slot"  # the learner holds the slots: backpressure
+    return "long_tail" if running <= LONG_TAIL_SHARE * share else ""

@@ -1,0 +1,108 @@
+"""What the run is doing at present: who is busy, who waits for what and since when, and what a step cost.
+
+Read-only towards the fleet and the buffer. Time is told by the caller's clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from actors.agent.seams import Clock
+from workflows.grpo.dispatch import Fleet
+from workflows.grpo.settings import GrpoSettings
+from workflows.grpo.step_metrics import Stopwatch, idle_metrics, learner_waits_for, sampler_waits_for
+from workflows.grpo.work_buffer import GroupState, WorkBuffer
+
+LEARNER = "learner"
+WAITS = ("long_tail", "batch_starvation")  # causes that may change while the learner waits for the same batch
+LISTED_GROUPS = 5
+
+
+class Watch:
+    """Stopwatches, running totals, and the report of a stall."""
+
+    def __init__(
+        self, settings: GrpoSettings, buffer: WorkBuffer, fleet: Fleet, totals: Counter[str], clock: Clock
+    ) -> None:
+        self.totals = totals
+        self.last_failure = ""
+        self._settings, self._buffer, self._fleet, self._clock = settings, buffer, fleet, clock
+        self._stopwatch = Stopwatch()
+        self._at_lap = Counter(totals)
+        self._ends_at_lap = buffer.ends()
+        self._lap_at = self._progress_at = clock()
+        fleet.on_change = self.look
+
+    # -- marks --
+
+    def progress(self) -> None:
+        """Something was finished: the run is not stalled."""
+        self._progress_at = self._clock()
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last progress."""
+        return self._clock() - self._progress_at
+
+    def learner(self, cause: str) -> None:
+        """The learner now waits for `cause`, or works ("")."""
+        self._stopwatch.mark(LEARNER, cause, self._clock())
+        self.look()
+
+    def learner_waits(self) -> None:
+        """The learner now waits for a batch."""
+        self.learner(self._why_no_batch())
+
+    def look(self) -> None:
+        """Mark what has changed at the samplers, and what that means for a waiting learner."""
+        now = self._clock()
+        share = self._buffer.slots * self._settings.group_size / max(1, self._settings.samplers)
+        for name, load in self._fleet.loads().items():
+            cause = sampler_waits_for(load, share, self._fleet.updating)
+            self._stopwatch.mark(f"sampler:{name}", cause, now)
+        if self._stopwatch.states().get(LEARNER, ("", 0.0))[0] in WAITS:
+            self._stopwatch.mark(LEARNER, self._why_no_batch(), now)
+
+    def _why_no_batch(self) -> str:
+        return learner_waits_for(self._fleet.running, self._settings.groups_per_step * self._settings.group_size)
+
+    # -- numbers --
+
+    def lap(self) -> dict[str, float]:
+        """What happened since the last lap: times, tokens, groups that ended, and why who was idle."""
+        now = self._clock()
+        seconds = max(now - self._lap_at, 1e-9)
+        done: dict[str, float] = {name: value - self._at_lap[name] for name, value in self.totals.items()}
+        ends = {name: n - self._ends_at_lap.get(name, 0) for name, n in self._buffer.ends().items()}
+        wasted = sum(n for name, n in done.items() if name.startswith("tokens/wasted"))
+        metrics: dict[str, float] = {f"since_last_step/{name}": float(n) for name, n in done.items()}
+        metrics |= {f"groups/{name}": float(n) for name, n in ends.items()}
+        metrics |= {f"groups_total/{name}": float(n) for name, n in self._buffer.ends().items()}
+        metrics |= idle_metrics(self._stopwatch.lap(now))
+        metrics["groups_total/admitted"] = float(self._buffer.admitted)
+        metrics["groups_total/held"] = float(self._buffer.held)
+        metrics["tokens/never_trained_on"] = float(wasted)
+        metrics["tokens/sampled_per_s"] = done.get("tokens/sampled", 0) / seconds
+        metrics["tokens/trained_per_s"] = done.get("tokens/trained", 0) / seconds
+        metrics["time/step_s"] = seconds
+        metrics["samplers/live"] = float(len(self._fleet.live))
+        self._at_lap, self._ends_at_lap, self._lap_at = Counter(self.totals), self._buffer.ends(), now
+        return metrics
+
+    # -- words --
+
+    def report(self, step: int, version: int) -> str:
+        """Every role and the groups that are longest under way, with what each waits for."""
+        now = self._clock()
+        lines = [f"no progress for {self.quiet_s:.0f} s, at step {step}, version {version}:"]
+        for who, (cause, since) in self._stopwatch.states().items():
+            lines.append(f"  {who}: {f'waits for {cause}' if cause else 'busy'}, for {now - since:.0f} s")
+        lines += [f"  {line}" for line in self._fleet.describe()]
+        states = Counter(g.state.value for g in self._buffer.groups())
+        held = ", ".join(f"{n} {state}" for state, n in states.items()) or "none"
+        lines.append(f"  groups: {held}; {self._buffer.free_slots} of {self._buffer.slots} slots are free")
+        for g in self._buffer.groups(GroupState.WAITING, GroupState.INFLIGHT)[:LISTED_GROUPS]:
+            lines.append(f"  group {g.id} (question {g.question_id}): {g.state}, admitted at version {g.admitted_at}")
+        if self.last_failure:
+            lines.append(f"  the last failure: {self.last_failure}")
+        return "\n".join(lines)
