@@ -109,7 +109,7 @@ def policy_loss(terms: TokenTerms, counts: Counts, settings: ObjectiveSettings) 
     gain, clipped = surrogate(ratio, current, advantages, settings)
     per_token = -weight * gain
     divergence = torch.zeros_like(current)
-    if settings.kl != "off":
+    if settings.kl != "none":
         if terms.reference is None:
             raise ValueError(f"objective.kl is {settings.kl!r} but the batch has no reference log-probs")
         reference = torch.where(valid, terms.reference.detach(), torch.zeros_like(current))
@@ -158,7 +158,7 @@ def correction_weight(
 
     truncate: truncated importance sampling (IMPALA's rho-bar); mask: IcePop's two-sided window [1/cap, cap].
     """
-    if settings.level == "off":
+    if settings.level == "none":
         return torch.ones_like(behaviour)
     with torch.no_grad():
         log_weight = torch.where(valid, proximal - behaviour, torch.zeros_like(behaviour))

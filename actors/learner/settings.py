@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+POSITIVE = {"ge": 1}
+NOT_NEGATIVE = {"ge": 0}
+
 
 @dataclass(frozen=True)
 class CorrectionSettings:
     """Off-policy correction: importance of the proximal policy against the one that sampled (behaviour)."""
 
-    level: Literal["off", "token", "sequence"] = "token"
+    level: Literal["none", "token", "sequence"] = "token"
     # token: one weight per token; sequence: the product over a sequence, given to each of its tokens
     mode: Literal["truncate", "mask"] = "truncate"
     # truncate: min(weight, cap); mask: weights outside [1/cap, cap] become 0 (IcePop)
-    cap: float = 2.0
-    # largest weight; above about 1 it must be bounded at all (default of prime-rl, verl)
-
-    def __post_init__(self) -> None:
-        if self.cap < 1.0:
-            raise ValueError(f"correction.cap is {self.cap}: a cap below 1 would shrink on-policy tokens")
+    cap: float = field(default=2.0, metadata={"ge": 1.0})
+    # largest weight; below 1 it would shrink on-policy tokens (2 is verl's default)
 
 
 @dataclass(frozen=True)
@@ -30,36 +29,29 @@ class ObjectiveSettings:
     # clip: PPO's pessimistic minimum; cispo: clipped detached weight times log-prob (MiniMax-M1)
     ratio_level: Literal["token", "sequence"] = "token"
     # sequence: geometric-mean ratio of the whole sequence (GSPO); clip it with 3e-4 / 4e-4
-    clip_low: float = 0.2
+    clip_low: float = field(default=0.2, metadata={"ge": 0.0, "le": 1.0})
     # ratios below 1 - clip_low are clipped (PPO); 1 leaves CISPO's lower side unbounded, as its paper does
-    clip_high: float = 0.28
+    clip_high: float = field(default=0.28, metadata=NOT_NEGATIVE)
     # ratios above 1 + clip_high are clipped (DAPO)
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     # over the whole step and all ranks: DAPO | original GRPO | Dr. GRPO
-    fixed_length: int = 8192
+    fixed_length: int = field(default=8192, metadata=POSITIVE)
     # tokens; the constant divisor of aggregation "fixed_length"
     proximal: Literal["learner", "behaviour"] = "learner"
     # denominator of the ratio: learner's own log-probs at the start of the step (decoupled), or the sampler's
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
-    kl: Literal["off", "k1", "k2", "k3"] = "off"
+    kl: Literal["none", "k1", "k2", "k3"] = "none"
     # estimator of the divergence from a frozen reference (Schulman); k3 is the papers' "low-variance" one
-    kl_coef: float = 0.001
+    kl_coef: float = field(default=0.001, metadata=NOT_NEGATIVE)
     # weight of the divergence in the loss (both papers)
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata={"gt": 0.0})
     # divides the logits, as the sampler did
 
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.clip_low <= 1.0:
-            raise ValueError(f"clip_low is {self.clip_low}; accepted: 0 to 1")
-        if self.clip_high < 0.0:
-            raise ValueError(f"clip_high is {self.clip_high}; accepted: 0 or more")
-        if self.fixed_length < 1:
-            raise ValueError(f"fixed_length is {self.fixed_length}; accepted: 1 or more tokens")
-        if self.temperature <= 0.0:
-            raise ValueError(f"temperature is {self.temperature}; a learner needs more than 0")
-        if self.proximal == "behaviour" and self.correction.level != "off":
+    def check(self) -> None:
+        """Raise ValueError for values that do not fit each other."""
+        if self.proximal == "behaviour" and self.correction.level != "none":
             raise ValueError(
-                "proximal 'behaviour' already divides by the sampler's log-probs: set correction.level to off"
+                "proximal 'behaviour' already divides by the sampler's log-probs: set correction.level to none"
             )
 
 
@@ -67,33 +59,33 @@ class ObjectiveSettings:
 class OptimizerSettings:
     """AdamW and its learning-rate schedule."""
 
-    lr: float = 2e-6
+    lr: float = field(default=2e-6, metadata=NOT_NEGATIVE)
     # peak learning rate (both papers; the embedded model wants 1e-4 for RL, 2e-3 for SFT)
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    beta1: float = field(default=0.9, metadata={"ge": 0.0, "lt": 1.0})
+    # of the gradient's running mean (torch)
+    beta2: float = field(default=0.999, metadata={"ge": 0.0, "lt": 1.0})
+    # of the squared gradient's running mean (torch)
+    eps: float = field(default=1e-8, metadata={"gt": 0.0})
+    # added to the root of the latter (torch)
+    weight_decay: float = field(default=0.01, metadata=NOT_NEGATIVE)
     # matrices only: biases and norms are left alone (veRL's default value)
-    grad_clip: float = 1.0
+    grad_clip: float = field(default=1.0, metadata=NOT_NEGATIVE)
     # global L2 norm; 0 turns it off (veRL)
     schedule: Literal["constant", "cosine", "hold_then_decay"] = "constant"
     # hold_then_decay: (1-floor)/(1+exp((step-hold)/(hold/10))) + floor, the "45 steps" of both papers' script
-    warmup_steps: int = 0
+    warmup_steps: int = field(default=0, metadata=NOT_NEGATIVE)
     # optimizer steps of linear rise from 0
-    total_steps: int = 0
+    total_steps: int = field(default=0, metadata=NOT_NEGATIVE)
     # optimizer steps to the end of a cosine; needed by that schedule alone
-    hold_steps: int = 45
+    hold_steps: int = field(default=45, metadata=POSITIVE)
     # the step at which hold_then_decay has fallen half-way
-    floor: float = 0.05
+    floor: float = field(default=0.05, metadata={"ge": 0.0, "le": 1.0})
     # smallest factor of the peak rate, for cosine and hold_then_decay
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for values that do not fit each other."""
         if self.schedule == "cosine" and self.total_steps <= self.warmup_steps:
-            raise ValueError("schedule 'cosine' needs total_steps larger than warmup_steps")
-        if self.schedule == "hold_then_decay" and self.hold_steps < 1:
-            raise ValueError(f"hold_steps is {self.hold_steps}; accepted: 1 or more")
-        if self.lr < 0 or not 0.0 <= self.floor <= 1.0:
-            raise ValueError(f"lr {self.lr} must not be negative and floor {self.floor} must lie in 0 to 1")
+            raise ValueError("schedule cosine needs total_steps larger than warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -101,19 +93,15 @@ class BackendSettings:
     """The engine under the objective."""
 
     kind: Literal["deepspeed", "plain"] = "deepspeed"
-    zero_stage: int = 0
-    # 0-3: what DeepSpeed partitions across ranks (nothing, optimizer, gradients, parameters)
+    zero_stage: int = field(default=1, metadata={"ge": 0, "le": 3})
+    # what DeepSpeed partitions across ranks: 0 nothing, 1 optimizer, 2 gradients too, 3 parameters too
     precision: Literal["fp32", "bf16"] = "bf16"
     # bf16 keeps fp32 master weights in the optimizer
     compile: bool = False
     # torch.compile of the language model; pays off in runs of many minutes on CPU
-    timeout_s: float = 600.0
+    timeout_s: float = field(default=600.0, metadata={"gt": 0.0})
     # seconds until a collective with a dead rank gives up
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-
-    def __post_init__(self) -> None:
-        if self.zero_stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero_stage is {self.zero_stage}; accepted: 0, 1, 2, 3")
 
 
 @dataclass(frozen=True)
@@ -122,18 +110,13 @@ class LearnerSettings:
 
     advantage: Literal["mean_std", "mean", "leave_one_out"] = "mean_std"
     # reward minus group mean, over its standard deviation | mean alone (Dr. GRPO, DeepMMSearch-R1) | RLOO
-    max_length: int = 8192
+    max_length: int = field(default=8192, metadata=POSITIVE)
     # expanded tokens of one sequence; longer ones are cut at a segment's border
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: int = field(default=16384, metadata=POSITIVE)
     # padded tokens of one forward pass
-    steps_per_batch: int = 1
+    steps_per_batch: int = field(default=1, metadata=POSITIVE)
     # optimizer steps made of one batch of groups; with 1 the proximal policy is the current one
-    threads: int = 0
+    threads: int = field(default=0, metadata=NOT_NEGATIVE)
     # torch threads of a rank; 0 leaves torch's choice
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     backend: BackendSettings = field(default_factory=BackendSettings)
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "micro_batch_tokens", "steps_per_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; accepted: 1 or more")

@@ -53,7 +53,7 @@ def sequences_of(terms: TokenTerms) -> list[list[int]]:
 
 def slow_weight(terms: TokenTerms, i: int, members: list[int], s: CorrectionSettings) -> float:
     assert terms.proximal is not None
-    if s.level == "off":
+    if s.level == "none":
         return 1.0
     among = members if s.level == "sequence" else [i]
     w = math.exp(sum(float(terms.proximal[j] - terms.behaviour[j]) for j in among))
@@ -77,7 +77,7 @@ def slow_loss(terms: TokenTerms, counts: Counts, s: ObjectiveSettings) -> float:
             a, logp = float(terms.advantages[i]), float(terms.current[i])
             gain = bounded * a * logp if s.surrogate == "cispo" else min(r * a, bounded * a)
             loss = -slow_weight(terms, i, members, s.correction) * gain
-            if s.kl != "off":
+            if s.kl != "none":
                 d = float(terms.reference[i]) - logp
                 loss += s.kl_coef * {"k1": -d, "k2": d * d / 2, "k3": math.exp(d) - 1 - d}[s.kl]
             losses.append(loss)
@@ -99,8 +99,8 @@ VARIANTS = [
         ("clip", "cispo"),
         ("token", "sequence"),
         ("token_mean", "sequence_mean", "fixed_length"),
-        [("off", "truncate"), *itertools.product(("token", "sequence"), ("truncate", "mask"))],
-        ("off", "k1", "k2", "k3"),
+        [("none", "truncate"), *itertools.product(("token", "sequence"), ("truncate", "mask"))],
+        ("none", "k1", "k2", "k3"),
     )
 ]  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_every_variant_agrees_with_the_slow_reference(spread):
 
 
 def test_the_ratio_may_be_taken_against_the_sampler_itself():
-    settings = ObjectiveSettings(proximal="behaviour", correction=CorrectionSettings("off"))
+    settings = ObjectiveSettings(proximal="behaviour", correction=CorrectionSettings("none"))
     terms, counts = make_terms(5), Counts(8, 3)
     assert float(policy_loss(terms, counts, settings).loss) == pytest.approx(slow_loss(terms, counts, settings))
 
@@ -144,7 +144,7 @@ def test_cispo_gives_clipped_tokens_a_bounded_gradient():
         n_sequences=2,
         proximal=torch.tensor([-1.0, -0.1, -1.0], dtype=torch.float64),
     )
-    settings = ObjectiveSettings(surrogate="cispo", correction=CorrectionSettings("off"))
+    settings = ObjectiveSettings(surrogate="cispo", correction=CorrectionSettings("none"))
     policy_loss(terms, Counts(3, 2), settings).loss.backward()
     # -(clip(ratio) * advantage) / 3 with ratios e, 1, e^-2 clipped to 1.28, 1, 0.8
     assert current.grad is not None
@@ -169,7 +169,7 @@ def test_the_clip_is_asymmetric_and_pessimistic():
     zeros = torch.zeros(4, dtype=torch.float64)
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     terms = TokenTerms(logs, zeros, advantages, torch.arange(4), 4, proximal=zeros)
-    result = policy_loss(terms, Counts(4, 4), ObjectiveSettings(correction=CorrectionSettings("off")))
+    result = policy_loss(terms, Counts(4, 4), ObjectiveSettings(correction=CorrectionSettings("none")))
     assert float(result.loss) == pytest.approx(-(1.28 + 0.5 - 1.5 - 0.8) / 4)
     assert float(result.sums["clip_fraction"]) == 2
     assert float(result.maxima["ratio_max"]) == pytest.approx(1.5)
@@ -184,7 +184,7 @@ def test_correction_weights_by_hand():
     def weights(level, mode):
         return correction_weight(logs, zeros, valid, terms, CorrectionSettings(level, mode, 2.0)).tolist()
 
-    assert weights("off", "truncate") == [1, 1, 1]
+    assert weights("none", "truncate") == [1, 1, 1]
     assert weights("token", "truncate") == pytest.approx([2, 0.25, 1.5])
     assert weights("token", "mask") == pytest.approx([0, 0, 1.5])
     assert weights("sequence", "truncate") == pytest.approx([0.75, 0.75, 1.5])
@@ -274,19 +274,3 @@ def test_cross_entropy_is_the_weighted_mean_over_the_global_count():
     assert result.loss.item() == pytest.approx((1 + 1.5) / 4)
     torch.testing.assert_close(current.grad, torch.tensor([-0.25, -0.125]))
     assert cross_entropy(current, None, Counts(2, 1)).loss.item() == pytest.approx(2)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: CorrectionSettings(cap=0.5),
-        lambda: ObjectiveSettings(clip_low=1.5),
-        lambda: ObjectiveSettings(clip_high=-0.1),
-        lambda: ObjectiveSettings(temperature=0.0),
-        lambda: ObjectiveSettings(fixed_length=0),
-        lambda: ObjectiveSettings(proximal="behaviour"),
-    ],
-)
-def test_impossible_settings_are_refused_at_once(make):
-    with pytest.raises(ValueError, match=r"accepted|cap|temperature|correction"):
-        make()
