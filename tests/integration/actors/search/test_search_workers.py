@@ -1,0 +1,88 @@
+"""SearchWorker actors under a real Ray: what a call gets when a worker is killed in the middle of it."""
+
+import asyncio
+import pickle
+import time
+
+import pytest
+import ray
+
+from actors.agent.seams import ImageRefused
+from actors.agent.trajectory import Outcome, Tool, ToolRequest
+from actors.search.actor import RemoteToolbox, start_search_workers
+from actors.search.settings import ProviderSettings, SearchSettings
+from cluster.errors import UserError
+from tests.unit.actors.search.search_world import SIZE, FolderImages, scene
+
+WORLD = "tests.unit.actors.search.search_world"
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def settings(text: ProviderSettings, workers: int) -> SearchSettings:
+    return SearchSettings(
+        text=[text],
+        image=[ProviderSettings(path=f"{WORLD}:Colours")],
+        grounder=ProviderSettings(path=f"{WORLD}:Squares"),
+        workers=workers,
+        worker_cpus=0.1,
+    )
+
+
+def ask(i: int) -> ToolRequest:
+    return ToolRequest(Tool.TEXT_SEARCH, f"who founded Velmora {i}")
+
+
+def stop(workers) -> None:
+    for worker in workers:
+        ray.kill(worker)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+async def test_a_worker_killed_in_mid_call_loses_no_call(tmp_path, n_workers):
+    dying = ProviderSettings(path=f"{WORLD}:DiesOnce", kwargs={"mark": str(tmp_path / "died")})
+    workers = start_search_workers(settings(dying, n_workers), FolderImages(str(tmp_path)))
+    try:
+        toolbox = pickle.loads(pickle.dumps(RemoteToolbox(workers)))
+        results = await asyncio.gather(*(toolbox.call(ask(i), deadline=time.monotonic() + 60) for i in range(20)))
+        assert (tmp_path / "died").exists()
+        assert [result.outcome for result in results] == [Outcome.OK] * 20
+        assert all("Ilse Tarn" in result.evidence[0].text for result in results)
+    finally:
+        stop(workers)
+
+
+async def test_when_no_worker_is_left_the_call_ends_at_its_deadline(tmp_path):
+    workers = start_search_workers(
+        settings(ProviderSettings(path=f"{WORLD}:Sentences"), 1), FolderImages(str(tmp_path))
+    )
+    stop(workers)
+    result = await RemoteToolbox(workers).call(ask(0), deadline=time.monotonic() + 1.0)
+    assert result.outcome is Outcome.INFRA_ERROR
+    assert "no search worker answered" in result.message
+    assert 0.9 < result.latency_s < 5
+
+
+async def test_pictures_thumbnails_faults_of_data_and_totals_cross_the_process(tmp_path):
+    images = FolderImages(str(tmp_path))
+    workers = start_search_workers(settings(ProviderSettings(path=f"{WORLD}:Sentences"), 1), images)
+    try:
+        toolbox = RemoteToolbox(workers)
+        picture = images.put(scene("red", "green"))
+        found = await toolbox.call(
+            ToolRequest(Tool.IMAGE_SEARCH, "the green square", image=picture), deadline=time.monotonic() + 60
+        )
+        assert found.evidence[0].title == "A green square"
+        assert found.evidence[0].thumbnail is not None
+        assert images.get(found.evidence[0].thumbnail) == scene("green")
+        torn = images.put_unchecked(b"torn", SIZE, SIZE)
+        with pytest.raises(ImageRefused, match="cannot be searched"):
+            await toolbox.call(ToolRequest(Tool.IMAGE_SEARCH, image=torn), deadline=time.monotonic() + 60)
+        totals = await toolbox.totals()
+        assert totals.by_tool == {"ground": 1, "image_search": 1}
+    finally:
+        stop(workers)
+
+
+def test_a_provider_that_does_not_exist_is_said_before_an_actor_starts(tmp_path):
+    with pytest.raises(UserError, match="cannot be imported"):
+        start_search_workers(settings(ProviderSettings(path=f"{WORLD}:Nobody"), 1), FolderImages(str(tmp_path)))
