@@ -9,11 +9,13 @@ full disk, resources that the cluster does not have) went wrong here, as one sen
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -111,14 +113,16 @@ def connect(settings: RuntimeSettings) -> Cluster:
     """Start or join Ray. In a process that is connected already, that connection is used and left alone."""
     environ = environment(settings)
     os.environ.update(environ)
+    joins = settings.address not in ("auto", "local") or (
+        settings.address == "auto" and bool(os.environ.get("RAY_ADDRESS"))
+    )
+    if joins and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray at its import
 
     import ray
 
     if ray.is_initialized():
         return Cluster(started=False, settings=settings)
-    joins = settings.address not in ("auto", "local") or (
-        settings.address == "auto" and bool(os.environ.get("RAY_ADDRESS"))
-    )
     common: dict[str, Any] = {
         "namespace": settings.namespace,
         "runtime_env": {"env_vars": {k: v for k, v in environ.items() if k not in _job_variables()}},
@@ -132,6 +136,12 @@ def connect(settings: RuntimeSettings) -> Cluster:
     return Cluster(started=True, settings=settings)
 
 
+def _has_token() -> bool:
+    """Whether this user can authenticate: Ray looks for a token by itself only when it also finds the cluster."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or (Path.home() / ".ray/auth_token").is_file()
+
+
 def _job_variables() -> set[str]:
     """The names that a submitted job's own runtime_env sets: Ray refuses to have one set twice."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
@@ -140,11 +150,17 @@ def _job_variables() -> set[str]:
 
 def _join(address: str, common: dict[str, Any]) -> None:
     import ray
+    from ray.exceptions import RayError
 
     where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if not answers(where):
+        raise UserError(
+            f"There is no Ray cluster to join at {where}: nothing answers there; start one with "
+            "ray start --head, or set cluster.address=local."
+        )
     try:
         ray.init(address=where, **common)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, RayError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"There is no Ray cluster to join at {where}: {reason}") from error
 
@@ -153,8 +169,10 @@ def _start(settings: RuntimeSettings, common: dict[str, Any]) -> None:
     import ray
 
     cpus = check_start(settings)
-    # Token authentication is Ray's default for a new cluster; saying so spares its warning.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Token authentication is Ray's default for a new cluster, and it warns that it is. (Setting RAY_AUTH_MODE
+    # here
+    # would be too late: Ray has read it at its import, and then starts without making a token.)
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     dashboard = settings.dashboard_port is not None
     try:
         ray.init(
@@ -209,6 +227,18 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
             probe.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def answers(address: str, timeout_s: float = 5.0) -> bool:
+    """Whether something listens at `host:port` or `ray://host:port`; Ray itself retries for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return True  # no address of that form; Ray will say what it thinks of it
+    try:
+        socket.create_connection((host, int(port)), timeout=timeout_s).close()
+    except (OSError, OverflowError):
+        return False
     return True
 
 

@@ -51,7 +51,7 @@ def test_a_user_error_from_an_actor_arrives_as_its_sentence(ray_cluster: Cluster
     assert getattr(caught.value, "cause", caught.value).message == "The budget is spent."
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence():
+def test_a_cluster_that_is_not_there_is_one_sentence_at_once():
     # In a process of its own: this one is connected already.
     program = (
         "from cluster.runtime import RuntimeSettings, connect\n"
@@ -59,10 +59,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence():
         "try: connect(RuntimeSettings(address='127.0.0.1:1'))\n"
         "except UserError as error: print(error.message)"
     )
-    environ = {**os.environ, "RAY_gcs_rpc_server_connect_timeout_s": "1", "RAY_gcs_server_request_timeout_seconds": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environ, timeout=100
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.startswith("There is no Ray cluster to join at 127.0.0.1:1: "), done.stderr
     assert len(done.stdout.splitlines()) == 1
 
