@@ -95,14 +95,15 @@ pip install -q -c constraints.txt ${sources[@]+"${sources[@]}"} -e ".[$extras]" 
 # which nothing here uses) would only break whoever looks whether they are there.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 importable() { "$venv/bin/python" -c "import $1" >>"$log" 2>&1; }
-installed() { [ -d "$site/$1" ]; }
-rm -f "$site"/mmsearch_torchvision_guard.*
-if ! importable torchvision; then
+fits() { "$venv/bin/python" -S -c "import sys; sys.path.append('$site'); import $1" >>"$log" 2>&1; } # -S: no guard
+if fits torchvision; then
+    rm -f "$site"/mmsearch_torchvision_guard.*
+else
     cp infra/torchvision_guard/mmsearch_torchvision_guard.* "$site/"
     importable torchvision || fail "torchvision cannot be imported, even with its guard; see $log"
 fi
 for package in torchaudio torchcodec; do
-    if installed "$package" && ! importable "$package"; then
+    if [ -d "$site/$package" ] && ! importable "$package"; then
         pip uninstall -q -y "$package" >>"$log" 2>&1 || fail "pip could not remove $package, whose build does not fit torch; see $log"
     fi
 done
