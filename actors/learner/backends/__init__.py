@@ -1,1 +1,25 @@
 """Two engines under one Protocol: plain torch for debugging and one rank, DeepSpeed ZeRO 0-3 for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from actors.learner.settings import BackendSettings
+
+if TYPE_CHECKING:
+    from actors.learner.backends.protocol import LearnerBackend
+    from actors.learner.backends.ranks import Ranks
+
+
+def build_backend(model: Any, settings: BackendSettings, ranks: Ranks) -> LearnerBackend:
+    """The configured engine around a Hugging Face model. The process group must stand (`ranks.join`)."""
+    if settings.compile:
+        # shapes differ from batch to batch, so one dynamic graph instead of one for each
+        model.model.language_model.compile(dynamic=True)
+    if settings.kind == "plain":
+        from actors.learner.backends.plain import PlainBackend
+
+        return PlainBackend(model, settings, ranks)
+    from actors.learner.backends.deepspeed import DeepSpeedBackend
+
+    return DeepSpeedBackend(model, settings, ranks)

@@ -53,7 +53,7 @@ class DeepSpeedBackend:
         self.device = training_device()
         self._deepspeed = deepspeed
         self._settings = settings
-        self._steps = 0
+        self.steps = 0
         model = model.to(torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         decay = settings.optimizer.weight_decay
         groups = [(members, decay if decays else 0.0) for decays, members in decay_groups(model).items() if members]
@@ -84,7 +84,7 @@ class DeepSpeedBackend:
         norm, lr, skipped = self._update()
         loss, metrics = tally.reduce(self.ranks)
         return StepStats(
-            step=self._steps,
+            step=self.steps,
             loss=loss,
             lr=lr,
             grad_norm=norm,
@@ -98,7 +98,7 @@ class DeepSpeedBackend:
 
     def _update(self) -> tuple[float, float, str]:
         """Step; returns gradient norm, learning rate and why nothing was done."""
-        lr = learning_rate(self._steps, self._settings.optimizer)
+        lr = learning_rate(self.steps, self._settings.optimizer)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if self._settings.zero_stage == 0:
@@ -112,7 +112,7 @@ class DeepSpeedBackend:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
             if not self.engine.was_step_applied():
                 return norm, lr, NOT_FINITE
-        self._steps += 1
+        self.steps += 1
         return norm, lr, ""
 
     def _whole_norm(self) -> float:
@@ -135,7 +135,7 @@ class DeepSpeedBackend:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, client_state={"our_steps": self._steps})
+        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, client_state={"our_steps": self.steps})
 
     def load(self, folder: Path) -> None:
         try:
@@ -144,7 +144,7 @@ class DeepSpeedBackend:
             raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
         if path is None:
             raise UserError(f"The checkpoint {folder} cannot be loaded: there is none of this kind in it.")
-        self._steps = int(client["our_steps"])
+        self.steps = int(client["our_steps"])
 
     def export(self, folder: Path) -> None:
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.named_weights()}

@@ -34,7 +34,7 @@ class PlainBackend:
         self.model = model.to(self.device, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         self.model.train()
         self._settings = settings
-        self._steps = 0
+        self.steps = 0
         self._groups = [_FlatGroup(members) for members in decay_groups(self.model).values() if members]
         self._optimizer = adamw(
             [([group.master], decay) for group, decay in zip(self._groups, self._decays(), strict=True)],
@@ -63,7 +63,7 @@ class PlainBackend:
         norm, lr, skipped = self._update()
         loss, metrics = tally.reduce(self.ranks)
         return StepStats(
-            step=self._steps,
+            step=self.steps,
             loss=loss,
             lr=lr,
             grad_norm=norm,
@@ -82,7 +82,7 @@ class PlainBackend:
             for group in self._groups:
                 dist.all_reduce(group.grad)
         norm = float(torch.stack([group.grad.norm() for group in self._groups]).norm())
-        lr = learning_rate(self._steps, optimizer)
+        lr = learning_rate(self.steps, optimizer)
         if not torch.isfinite(torch.tensor(norm)):
             return norm, lr, "the gradient is not finite"
         for torch_group in self._optimizer.param_groups:
@@ -93,7 +93,7 @@ class PlainBackend:
         self._optimizer.step()
         for group in self._groups:
             group.spread()
-        self._steps += 1
+        self.steps += 1
         return norm, lr, ""
 
     def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
@@ -109,7 +109,7 @@ class PlainBackend:
             folder.mkdir(parents=True, exist_ok=True)
             masters = [group.master.data for group in self._groups]
             torch.save({"masters": masters, "optimizer": self._optimizer.state_dict()}, folder / STATE_FILE)
-            (folder / META_FILE).write_text(json.dumps({"steps": self._steps}))
+            (folder / META_FILE).write_text(json.dumps({"steps": self.steps}))
 
     def load(self, folder: Path) -> None:
         try:
@@ -120,7 +120,7 @@ class PlainBackend:
             self._optimizer.load_state_dict(state["optimizer"])
         except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
             raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
-        self._steps = int(meta["steps"])
+        self.steps = int(meta["steps"])
         for group in self._groups:
             group.spread()
 

@@ -38,12 +38,19 @@ class StepStats:
     skipped: str = ""  # why no update was made; "" when it was
     metrics: dict[str, float] = field(default_factory=dict)  # means over trained tokens, and maxima
 
+    def numbers(self) -> dict[str, float]:
+        """Everything as numbers for a tracker; `skipped` becomes 0 or 1."""
+        names = ("step", "loss", "lr", "grad_norm", "tokens", "sequences", "micro_batches", "seconds")
+        plain = {name: float(getattr(self, name)) for name in names}
+        return plain | {"skipped": float(bool(self.skipped))} | self.metrics
+
 
 class LearnerBackend(Protocol):
     """An engine that holds the policy and its optimizer. Every method is called on all ranks together."""
 
     ranks: Ranks
     device: torch.device
+    steps: int  # optimizer steps applied so far
 
     def train_batch(self, micro_batches: Sequence[TokenBatch], objective: Objective) -> StepStats:
         """One optimizer step over these micro-batches of this rank and those of the others."""

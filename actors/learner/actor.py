@@ -1,0 +1,132 @@
+"""The learner's ranks as Ray actors, and one handle on all of them.
+
+Every method of `PolicyLearner` blocks its actor's only thread; `LearnerRanks` awaits all ranks together and returns
+rank 0's answer. Trajectories may come as object references, so that they never pass through the controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from actors.agent.seams import ImageStore
+from actors.learner.backends.protocol import StepStats
+from actors.learner.settings import LearnerSettings
+from actors.weights.manifest import WeightTicket
+
+Payload = Any  # a Trajectory, or a Ray reference to one
+
+
+class PolicyLearner:
+    """One rank. `ready` builds the engine: it is the first call, on all ranks together."""
+
+    def __init__(
+        self, model: str, settings: LearnerSettings, images: ImageStore, weights_root: str, rank: int, world: int
+    ) -> None:
+        self._make = (model, settings, images, weights_root)
+        self._rank, self._world = rank, world
+        self._learner: Any = None
+
+    def endpoint(self) -> tuple[str, int]:
+        """An address of this node and a port that was free a moment ago, for rank 0 to listen on."""
+        address = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            return address, probe.getsockname()[1]
+
+    def ready(self, address: str = "", port: int = 0) -> int:
+        """Load the model and its engine; returns the rank."""
+        # torch and DeepSpeed are imported here, so that creating the handle costs the driver nothing
+        from actors.learner.backends.ranks import Ranks
+        from actors.learner.learner import Learner
+
+        if self._learner is None:
+            self._learner = Learner(*self._make, Ranks(self._rank, self._world), address=address, port=port)
+        return self._rank
+
+    def train(self, groups: Sequence[Sequence[Payload]], version: int) -> StepStats:
+        """One batch of groups, each a sequence of trajectories or of references to them."""
+        flat = [payload for group in groups for payload in group]
+        references = [payload for payload in flat if isinstance(payload, ray.ObjectRef)]
+        fetched = iter(ray.get(references))
+        trajectories = [next(fetched) if isinstance(p, ray.ObjectRef) else p for p in flat]
+        ordered = iter(trajectories)
+        return self._learner.train([[next(ordered) for _ in group] for group in groups], version)
+
+    def publish(self, version: int) -> WeightTicket | None:
+        return self._learner.publish(version)
+
+    def save(self, address: str) -> None:
+        self._learner.save(address)
+
+    def load(self, address: str) -> None:
+        self._learner.load(address)
+
+    def export(self, address: str) -> None:
+        self._learner.export(address)
+
+    def close(self) -> None:
+        if self._learner is not None:
+            self._learner.close()
+
+
+class LearnerRanks:
+    """All ranks of one learner. Each method is one call on every rank, in the same order everywhere."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = list(actors)
+
+    @classmethod
+    def start(
+        cls,
+        model: str,
+        settings: LearnerSettings,
+        images: ImageStore,
+        weights_root: str,
+        *,
+        world: int = 1,
+        options: dict[str, Any] | None = None,
+    ) -> LearnerRanks:
+        """Create `world` actors with these Ray options (resources, placement); `images` must be picklable."""
+        remote = ray.remote(PolicyLearner).options(**{"num_cpus": 1, "max_restarts": 0} | (options or {}))
+        return cls([remote.remote(model, settings, images, weights_root, r, world) for r in range(world)])
+
+    async def ready(self) -> None:
+        """Raise what the construction of any rank raised."""
+        address, port = "", 0
+        if len(self._actors) > 1:
+            address, port = await self._actors[0].endpoint.remote()
+        await self._all("ready", address, port)
+
+    async def train(self, groups: Sequence[Sequence[Payload]], version: int) -> StepStats:
+        """Learn from one batch; the update makes `version + 1`."""
+        return await self._all("train", groups, version)
+
+    async def publish(self, version: int) -> WeightTicket:
+        """Write the present weights out as `version`."""
+        return await self._all("publish", version)
+
+    async def save(self, address: str) -> None:
+        await self._all("save", address)
+
+    async def load(self, address: str) -> None:
+        await self._all("load", address)
+
+    async def export(self, address: str) -> None:
+        await self._all("export", address)
+
+    async def close(self) -> None:
+        """Let every rank clean up, then end its process."""
+        await self._all("close")
+        for actor in self._actors:
+            ray.kill(actor)
+
+    async def _all(self, method: str, *arguments: Any) -> Any:
+        """Rank 0's answer, after all ranks have answered; the first failure of any is raised at once."""
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        answers = await asyncio.gather(*calls)
+        return answers[0]

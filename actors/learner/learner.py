@@ -1,0 +1,191 @@
+"""One rank of the policy learner: episodes in, weights out. No Ray here; `actor.py` puts it behind one.
+
+Always true: every method is called on all ranks together and in the same order; rank 0 writes what is shared.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from actors.agent.seams import ImageStore
+from actors.agent.trajectory import Trajectory
+from actors.learner.backends import build_backend
+from actors.learner.backends.protocol import StepStats
+from actors.learner.backends.ranks import Ranks, join
+from actors.learner.batch import TrainSequence, share, split_steps, to_micro_batches, train_sequences
+from actors.learner.objective import PolicyObjective
+from actors.learner.settings import LearnerSettings
+from actors.model.forward import token_logprobs
+from actors.model.load import copy_without_weights, load_policy, local_model
+from actors.model.pixels import Pixels
+from actors.weights.manifest import WeightTicket
+from actors.weights.transport import FolderTransport
+from cluster.errors import UserError
+from cluster.storage import Folder
+
+if TYPE_CHECKING:
+    from actors.model.batch import TokenBatch
+
+META_FILE = "learner.json"
+NOTHING = "no group had anything to teach"
+
+
+class Learner:
+    """The policy, its optimizer, and the way out for its weights."""
+
+    def __init__(
+        self,
+        model: str,
+        settings: LearnerSettings,
+        images: ImageStore,
+        weights_root: str,
+        ranks: Ranks | None = None,
+        *,
+        address: str = "",
+        port: int = 0,
+    ) -> None:
+        """`model` is a model folder (local or s3://); `weights_root` is where versions are published."""
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.ranks = join(ranks or Ranks(), address=address, port=port, timeout_s=settings.backend.timeout_s)
+        self._settings = settings
+        self._source = local_model(model)
+        policy = load_policy(self._source, _dtype(settings))
+        self._image_token = int(policy.config.image_token_id)
+        self._pad = _pad_id(policy.config)
+        self._pixels = Pixels.load(self._source, images)
+        self._backend = build_backend(policy, settings.backend, self.ranks)
+        self._objective = PolicyObjective(settings.objective)
+        self._reference = self._frozen() if settings.objective.kl != "none" else None
+        self._transport = FolderTransport(Path(weights_root), config_from=self._source)
+
+    def _frozen(self) -> Any:
+        """The model as it starts, to measure the divergence from. A resumed run starts from the same folder."""
+        reference = load_policy(self._source, _dtype(self._settings)).to(self._backend.device)
+        return reference.requires_grad_(False).eval()
+
+    def train(self, groups: Sequence[Sequence[Trajectory]], version: int) -> StepStats:
+        """Learn from one batch of groups; `version` is that of the weights trained from.
+
+        `steps_per_batch` optimizer steps; the statistics are the last one's. When nothing can be learned no step
+        is made and `skipped` says so.
+        """
+        sequences, report = train_sequences(
+            groups,
+            advantage=self._settings.advantage,
+            image_token_id=self._image_token,
+            max_length=self._settings.max_length,
+            version=version,
+        )
+        parts = split_steps(sequences, self._settings.steps_per_batch, self.ranks.world)
+        if not parts:
+            empty = StepStats(self._backend.steps, 0.0, 0.0, 0.0, 0, 0, 0, 0.0, skipped=NOTHING)
+            return replace(empty, metrics=report.metrics())
+        steps = [self._micro_batches(part) for part in parts]
+        if len(steps) > 1 and self._settings.objective.proximal == "learner":
+            for batch in (batch for step in steps for batch in step):
+                self._attach(batch, "proximal", self._backend.logprobs(batch, self._objective.temperature))
+        stats = [self._backend.train_batch(step, self._objective) for step in steps]
+        seconds = sum(s.seconds for s in stats)
+        return replace(stats[-1], seconds=seconds, metrics=stats[-1].metrics | report.metrics())
+
+    def _micro_batches(self, sequences: Sequence[TrainSequence]) -> list[TokenBatch]:
+        mine = share(sequences, self.ranks.rank, self.ranks.world)
+        batches = to_micro_batches(mine, self._pixels, self._pad, self._settings.micro_batch_tokens)
+        if self._reference is not None:
+            for batch in batches:
+                with torch.no_grad():
+                    found = token_logprobs(self._reference, batch.to(self._backend.device), self._objective.temperature)
+                self._attach(batch, "reference", found)
+        return batches
+
+    @staticmethod
+    def _attach(batch: TokenBatch, name: str, values: torch.Tensor) -> None:
+        """Lay flat values of the trained tokens out as an extra [batch, seq]."""
+        extra = torch.zeros(batch.loss_mask.shape)
+        extra[batch.loss_mask] = values.cpu()
+        batch.extras[name] = extra
+
+    def publish(self, version: int) -> WeightTicket | None:
+        """Write the present weights as `version`; the ticket on rank 0, None on the others."""
+        weights = self._backend.named_weights()
+        if self.ranks.rank == 0:
+            return self._transport.send(version, weights)
+        for _ in weights:  # under ZeRO-3 every rank takes part in gathering each bucket
+            pass
+        return None
+
+    def save(self, address: str) -> None:
+        """Weights and optimizer state into a folder (local or s3://). The caller makes a checkpoint atomic."""
+        folder = Folder(address)
+        with ExitStack() as scratch:
+            local = _working_copy(folder, scratch)
+            self._backend.save(local)
+            if self.ranks.rank == 0:
+                (local / META_FILE).write_text(json.dumps(self._identity()))
+            if not folder.is_local:
+                folder.upload(local)
+
+    def load(self, address: str) -> None:
+        """Continue from `save`. Raise UserError for what is missing, damaged, or of another kind of learner."""
+        folder = Folder(address)
+        try:
+            saved = folder.read_json(META_FILE)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{address} holds no learner checkpoint: {error}") from error
+        for key, value in self._identity().items():
+            if saved.get(key) != value:
+                raise UserError(f"The checkpoint {address} has {key} {saved.get(key)}, this run has {value}.")
+        with ExitStack() as scratch:
+            local = _working_copy(folder, scratch)
+            if not folder.is_local:
+                folder.download(local)
+            self._backend.load(local)
+
+    def export(self, address: str) -> None:
+        """A complete model folder in Hugging Face format; its config, which makes it one, is written last."""
+        folder = Folder(address)
+        with tempfile.TemporaryDirectory(prefix="mmsearch-export-") as scratch:
+            written = Path(scratch)
+            if self.ranks.rank == 0:
+                copy_without_weights(self._source, written)
+            self._backend.export(written)
+            if self.ranks.rank == 0:
+                for file in sorted(written.iterdir(), key=lambda file: file.name == "config.json"):
+                    folder.upload(file, file.name)
+
+    def close(self) -> None:
+        """Delete the published versions."""
+        if self.ranks.rank == 0:
+            self._transport.close()
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with the learner that continues it."""
+        backend = self._settings.backend
+        identity = {"kind": backend.kind, "precision": backend.precision, "ranks": self.ranks.world}
+        return identity | ({"zero_stage": backend.zero_stage} if backend.kind == "deepspeed" else {})
+
+
+def _dtype(settings: LearnerSettings) -> str:
+    return "float32" if settings.backend.precision == "fp32" else "bfloat16"
+
+
+def _pad_id(config: Any) -> int:
+    """Any id would do, as padding is masked; an image's would not, as placeholders are counted."""
+    found = getattr(config.get_text_config(), "pad_token_id", None)
+    return 0 if found is None else int(found)
+
+
+def _working_copy(folder: Folder, scratch: ExitStack) -> Path:
+    if folder.is_local:
+        folder.local_path.mkdir(parents=True, exist_ok=True)
+        return folder.local_path
+    return Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="mmsearch-checkpoint-")))

@@ -1,0 +1,182 @@
+"""Both backends on a tiny real Qwen2.5-VL with pictures: the same update, any cut, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from actors.learner.backends import build_backend
+from actors.learner.backends.ranks import Ranks, join
+from actors.learner.batch import to_micro_batches, train_sequences
+from actors.learner.objective import PolicyObjective, SupervisedObjective
+from actors.learner.settings import BackendSettings, ObjectiveSettings, OptimizerSettings
+from actors.model.load import load_policy
+from actors.model.pixels import Pixels
+from cluster.errors import UserError
+
+FP32 = BackendSettings(
+    kind="plain", precision="fp32", zero_stage=1, optimizer=OptimizerSettings(lr=1e-3, grad_clip=1.0)
+)
+EVERY = [
+    pytest.param(replace(FP32, kind=kind, zero_stage=stage), id=f"{kind}{stage}")
+    for kind, stage in [("plain", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3)]
+]
+DEEP = EVERY[1:]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Ranks:
+    return join(Ranks())
+
+
+@pytest.fixture(scope="module")
+def build(tiny_folder, ranks) -> Callable:
+    def make(settings: BackendSettings):
+        dtype = "float32" if settings.precision == "fp32" else "bfloat16"
+        return build_backend(load_policy(tiny_folder, dtype), settings, ranks)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def sequences(make_episode, image_token):
+    groups = [[make_episode(4 * g + i, reward=float(i % 2), turns=1 + (g + i) % 3) for i in range(4)] for g in range(3)]
+    found, report = train_sequences(groups, advantage="mean_std", image_token_id=image_token, max_length=500, version=0)
+    assert report.sequences == 12
+    return found
+
+
+@pytest.fixture(scope="module")
+def batches(sequences, tiny_folder, images) -> Callable:
+    pixels = Pixels.load(tiny_folder, images)
+    return lambda budget: to_micro_batches(sequences, pixels, 0, budget)
+
+
+def weights_of(backend) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().float().clone() for name, tensor in backend.named_weights()}
+
+
+def update(backend, *steps) -> dict[str, torch.Tensor]:
+    """The change of every weight after training on these steps' micro-batches."""
+    before = weights_of(backend)
+    for micro_batches in steps:
+        stats = backend.train_batch(micro_batches, PolicyObjective(ObjectiveSettings()))
+        assert stats.skipped == ""
+    after = weights_of(backend)
+    return {name: after[name] - before[name] for name in before}
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Relative L2 difference of two updates."""
+    assert one.keys() == other.keys()
+    apart = math.sqrt(sum(float((one[n] - other[n]).square().sum()) for n in one))
+    return apart / math.sqrt(sum(float(t.square().sum()) for t in other.values()))
+
+
+@pytest.mark.parametrize("settings", DEEP)
+def test_deepspeed_makes_the_update_that_plain_torch_makes(settings, build, batches):
+    steps = [batches(150), batches(400)]
+    assert len(steps[0]) != len(steps[1])
+    assert difference(update(build(settings), *steps), update(build(FP32), *steps)) <= 1e-4
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_keeps_masters_that_agree_across_backends(stage, build, batches):
+    bf16 = replace(FP32, precision="bf16")
+    deep = update(build(replace(bf16, kind="deepspeed", zero_stage=stage)), batches(10_000))
+    assert difference(deep, update(build(bf16), batches(10_000))) <= 0.05
+
+
+@pytest.mark.parametrize("settings", EVERY)
+def test_the_cut_into_micro_batches_does_not_change_the_update(settings, build, batches):
+    whole, pieces = batches(10_000), batches(150)
+    assert (len(whole), len(pieces) > 3) == (1, True)
+    assert difference(update(build(settings), pieces), update(build(settings), whole)) <= 1e-3
+
+
+@pytest.mark.parametrize("settings", EVERY)
+def test_a_gradient_that_is_not_finite_is_refused_and_training_goes_on(settings, build, batches):
+    backend = build(settings)
+
+    class Poisoned(PolicyObjective):
+        def __call__(self, current, batch, counts):
+            terms = super().__call__(current, batch, counts)
+            return replace(terms, loss=terms.loss * float("nan"))
+
+    before = weights_of(backend)
+    stats = backend.train_batch(batches(400), Poisoned(ObjectiveSettings()))
+    assert "not finite" in stats.skipped
+    assert stats.step == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights_of(backend).items())
+    assert difference(update(backend, batches(400)), update(build(settings), batches(400))) <= 1e-5
+
+
+@pytest.mark.parametrize("settings", [EVERY[0], EVERY[1], EVERY[3], EVERY[4]])
+def test_a_checkpoint_continues_exactly(settings, build, batches, tmp_path):
+    first = build(settings)
+    update(first, batches(400))
+    first.save(tmp_path / "checkpoint")
+    expected = update(first, batches(400))
+    second = build(settings)
+    second.load(tmp_path / "checkpoint")
+    assert second.steps == 1
+    assert difference(update(second, batches(400)), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("settings", [EVERY[0], EVERY[2]])
+def test_a_missing_or_truncated_checkpoint_is_a_clear_error(settings, build, batches, tmp_path):
+    backend = build(settings)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        backend.load(tmp_path / "nowhere")
+    update(backend, batches(400))
+    backend.save(tmp_path / "torn")
+    largest = max((tmp_path / "torn").rglob("*.pt"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build(settings).load(tmp_path / "torn")
+
+
+@pytest.mark.parametrize("settings", [EVERY[0], EVERY[2]])
+def test_cross_entropy_goes_down(settings, build, batches):
+    backend = build(settings)
+    losses = [backend.train_batch(batches(400), SupervisedObjective()).loss for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("settings", [EVERY[0], EVERY[4]])
+def test_logprobs_are_those_the_step_trains_on(settings, build, batches):
+    backend = build(settings)
+    batch = batches(10_000)[0]
+    seen = []
+
+    class Listening(PolicyObjective):
+        def __call__(self, current, batch, counts):
+            seen.append(current.detach().clone())
+            return super().__call__(current, batch, counts)
+
+    scored = backend.logprobs(batch)
+    assert not scored.requires_grad
+    backend.train_batch([batch], Listening(ObjectiveSettings()))
+    assert torch.allclose(scored, seen[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [EVERY[0], EVERY[4]])
+def test_an_export_loads_as_the_same_model(settings, build, batches, tmp_path, tiny_folder):
+    from actors.model.load import copy_without_weights
+
+    backend = build(settings)
+    update(backend, batches(400))
+    copy_without_weights(tiny_folder, tmp_path)
+    backend.export(tmp_path)
+    loaded = dict(load_policy(tmp_path).named_parameters())
+    assert loaded.keys() == weights_of(backend).keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights_of(backend).items())
+
+
+def test_a_step_without_micro_batches_is_refused(build):
+    with pytest.raises(ValueError, match="at least one"):
+        build(FP32).train_batch([], SupervisedObjective())
