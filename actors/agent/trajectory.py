@@ -263,6 +263,14 @@ class Trajectory:
         """The weight versions that sampled this episode, ascending."""
         return tuple(sorted({int(span.version) for s in self.segments for span in s.spans}))
 
+    @property
+    def tokens_by_version(self) -> dict[int, int]:
+        """Sampled tokens by the weight version that sampled them."""
+        tokens: dict[int, int] = {}
+        for span in (span for s in self.segments for span in s.spans):
+            tokens[int(span.version)] = tokens.get(int(span.version), 0) + span.end - span.start
+        return tokens
+
     def scored(self, reward: RewardParts) -> Trajectory:
         return replace(self, reward=reward)
 
@@ -311,4 +319,8 @@ class Summary:
             oldest_version=versions[0],
             newest_version=versions[-1],
             seconds=trajectory.seconds,
+            extra={
+                "tokens_by_version": trajectory.tokens_by_version,
+                "tool_seconds": sum(call.result.latency_s for call in trajectory.tool_calls),
+            },
         )

@@ -75,6 +75,7 @@ class Controller:
         learner: Learner,
         saver: Saver,
         recorder: Recorder,
+        seed: int = 0,
         state: ControllerState | None = None,
         finished: Sequence[GroupResult] = (),
     ) -> None:
@@ -84,7 +85,7 @@ class Controller:
         self._results = {group.id: group for group in finished}
         if state is None:
             self.buffer = WorkBuffer(settings.groups_per_step, settings.max_staleness, settings.window)
-            self.cursor = PromptsCursor(questions, settings.seed)
+            self.cursor = PromptsCursor(questions, seed)
             self.step = self.version = 0
             self.totals: Counter[str] = Counter()
         else:

@@ -30,6 +30,7 @@ from workflows.grpo.ports import BudgetSpent, Payload, Sampler, SamplerGone, Tic
 
 FAILURES_TO_FENCE = 16  # in a row on one sampler, without any success between: it is broken, not unlucky
 RUN_GRACE_S = 5.0  # beyond an episode's own deadline, for the way there and back
+POLL_S = 1.0  # between two looks at how many episodes wait for tools
 CANCEL_S = 5.0  # for telling a sampler to abort; it may be the very one that hangs
 
 
@@ -67,6 +68,7 @@ class _Seat:
     sampler: Sampler
     running: set[asyncio.Task[tuple[Summary, Payload]]] = field(default_factory=set)
     load: int = 0  # episodes that were promised a seat here or run here
+    in_tools: int = 0  # of the running ones, those that waited for a tool when last asked
     fenced: str = "not started"  # why it is given nothing; "" when it is live
     failures_in_a_row: int = 0
 
@@ -107,12 +109,17 @@ class Fleet:
         return sum(len(seat.running) for seat in self._seats.values())
 
     @property
+    def in_tools(self) -> int:
+        return sum(min(len(seat.running), seat.in_tools) for seat in self._seats.values() if not seat.fenced)
+
+    @property
     def live(self) -> list[str]:
         return [seat.name for seat in self._seats.values() if not seat.fenced]
 
-    def loads(self) -> dict[str, int]:
-        """Episodes under way per live sampler."""
-        return {seat.name: len(seat.running) for seat in self._seats.values() if not seat.fenced}
+    def loads(self) -> dict[str, tuple[int, int]]:
+        """Per live sampler: episodes under way, and how many of them wait for a tool."""
+        live = [seat for seat in self._seats.values() if not seat.fenced]
+        return {seat.name: (len(seat.running), min(len(seat.running), seat.in_tools)) for seat in live}
 
     def describe(self) -> list[str]:
         """One line per sampler, for a stall report."""
@@ -297,7 +304,21 @@ class Fleet:
 
     async def tend(self) -> None:
         """Probe and revive, for ever."""
-        await asyncio.gather(*(self._tend(seat) for seat in self._seats.values()))
+        seats = self._seats.values()
+        await asyncio.gather(*(self._tend(seat) for seat in seats), *(self._poll(seat) for seat in seats))
+
+    async def _poll(self, seat: _Seat) -> None:
+        """Keeps `in_tools` fresh, which only metrics need: what fails here is found by the probe."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if seat.fenced or not seat.running:
+                continue
+            try:
+                async with asyncio.timeout(CANCEL_S):
+                    seat.in_tools = await seat.sampler.in_tools()
+            except Exception:
+                self.failures["poll"] += 1
+            self.on_change()
 
     async def _tend(self, seat: _Seat) -> None:
         while True:

@@ -49,6 +49,10 @@ class Sampler(Protocol):
         """Whether it can be given work."""
         ...
 
+    async def in_tools(self) -> int:
+        """How many of its episodes wait for a tool at present."""
+        ...
+
     async def revive(self) -> None:
         """Replace a dead or hung process; returns when it can take `update`."""
         ...

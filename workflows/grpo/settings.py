@@ -26,10 +26,8 @@ class GrpoSettings:
     # versions between sampling and training, at most; 0 is synchronous training
     window: int | None = None
     # positions within which a finished group may overtake; empty: 0.3 of the slots
-    seed: int = 0
-    # order of the questions and seeds of the samples
 
-    temperature: float = field(default=1.0, metadata=NOT_NEGATIVE)
+    temperature: float = field(default=1.0, metadata={"gt": 0.0})
     # of sampling; the learner divides its logits by the same
     top_p: float = field(default=1.0, metadata={"gt": 0.0, "le": 1.0})
     # below 1 the importance ratios are biased (TRL #6789), so leave it
@@ -47,10 +45,10 @@ class GrpoSettings:
     # vLLM engines
     episodes_per_sampler: int = field(default=128, metadata=AT_LEAST_ONE)
     # concurrent episodes of one engine
-    search_workers: int = field(default=1, metadata=AT_LEAST_ONE)
-    # actors behind the search gateway
-    reward_evaluators: int = field(default=1, metadata=AT_LEAST_ONE)
-    # actors that score answers
+    sampler_cpus: float = field(default=0.5, metadata={"gt": 0.0})
+    # Ray CPUs reserved by one sampler
+    sampler_gpus: float = field(default=0.0, metadata=NOT_NEGATIVE)
+    # GPUs of one sampler: its engine's tensor_parallel_size
     ranks: int = field(default=1, metadata=AT_LEAST_ONE)
     # learner processes
 

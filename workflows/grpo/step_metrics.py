@@ -33,6 +33,11 @@ def tokens_by_version(summary: Summary) -> dict[int, int]:
     return {summary.oldest_version: summary.sampled_tokens} if summary.sampled_tokens else {}
 
 
+def tool_seconds(summary: Summary) -> float:
+    """Seconds that an episode waited for tools, as far as its summary says."""
+    return float(summary.extra.get("tool_seconds", 0.0))
+
+
 def staleness(groups: Iterable[GroupResult], version: int) -> tuple[float, int]:
     """Mean and maximum over sampled tokens of `version` minus the version that sampled them.
 
@@ -70,6 +75,7 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
         "episodes/trained": float(len(everything)),
         "episodes/masked": float(sum(group.masked for group in groups)),
         "episodes/seconds": _mean(s.seconds for s in everything),
+        "episodes/tool_seconds": _mean(tool_seconds(s) for s in everything),
     }
     for name, part in _split(pairs, lambda q: label_of(q).value).items():
         metrics[f"search/ratio_{name}"] = _mean(s.searches > 0 for s in part)
@@ -152,15 +158,19 @@ def idle_metrics(lap: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return dict(metrics)
 
 
-def learner_waits_for(running: int, step_episodes: int) -> str:
-    """Why the learner has no batch: a few stragglers, or not enough sampling."""
+def learner_waits_for(running: int, in_tools: int, step_episodes: int) -> str:
+    """Why the learner has no batch: tools that most episodes wait for, a few stragglers, or too little sampling."""
+    if running and in_tools > running / 2:
+        return "tool_wait"
     return "long_tail" if 0 < running <= LONG_TAIL_SHARE * step_episodes else "batch_starvation"
 
 
-def sampler_waits_for(running: int, share: float, updating: bool) -> str:
+def sampler_waits_for(running: int, in_tools: int, share: float, updating: bool) -> str:
     """Why a sampler is not busy; "" when it is. `share`: episodes it runs when the pipeline is full."""
     if updating:
         return "publish"
     if running == 0:
         return "no_slot"  # the learner holds the slots: backpressure
+    if in_tools == running:
+        return "tool_wait"
     return "long_tail" if running <= LONG_TAIL_SHARE * share else ""

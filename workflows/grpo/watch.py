@@ -14,7 +14,11 @@ from workflows.grpo.step_metrics import Stopwatch, idle_metrics, learner_waits_f
 from workflows.grpo.work_buffer import GroupState, WorkBuffer
 
 LEARNER = "learner"
-WAITS = ("long_tail", "batch_starvation")  # causes that may change while the learner waits for the same batch
+WAITS = (
+    "tool_wait",
+    "long_tail",
+    "batch_starvation",
+)  # causes that may change while the learner waits for the same batch
 LISTED_GROUPS = 5
 
 
@@ -57,14 +61,15 @@ class Watch:
         """Mark what has changed at the samplers, and what that means for a waiting learner."""
         now = self._clock()
         share = self._buffer.slots * self._settings.group_size / max(1, self._settings.samplers)
-        for name, load in self._fleet.loads().items():
-            cause = sampler_waits_for(load, share, self._fleet.updating)
+        for name, (load, in_tools) in self._fleet.loads().items():
+            cause = sampler_waits_for(load, in_tools, share, self._fleet.updating)
             self._stopwatch.mark(f"sampler:{name}", cause, now)
         if self._stopwatch.states().get(LEARNER, ("", 0.0))[0] in WAITS:
             self._stopwatch.mark(LEARNER, self._why_no_batch(), now)
 
     def _why_no_batch(self) -> str:
-        return learner_waits_for(self._fleet.running, self._settings.groups_per_step * self._settings.group_size)
+        episodes = self._settings.groups_per_step * self._settings.group_size
+        return learner_waits_for(self._fleet.running, self._fleet.in_tools, episodes)
 
     # -- numbers --
 

@@ -185,6 +185,9 @@ class OneSampler:
     async def cancel(self, question_id):
         await asyncio.sleep(0.01)
 
+    async def in_tools(self):
+        return self.world.random.randint(0, 4)
+
     async def healthy(self):
         return not self.dead
 
@@ -212,7 +215,7 @@ def controller(world, settings, resume=False):
         world.lineage[:] = lineage
     elif resume:
         world.lineage.clear()
-    return Controller(settings, world.questions, samplers, world, world, world, state, finished)
+    return Controller(settings, world.questions, samplers, world, world, world, 0, state, finished)
 
 
 def check_books(c):

@@ -1,0 +1,162 @@
+"""A checkpoint is whole or passed over, and what it holds comes back bit by bit."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.agent.trajectory import (
+    Ending,
+    Evidence,
+    Failure,
+    ImageRef,
+    Outcome,
+    PlacedImage,
+    Question,
+    RewardParts,
+    Segment,
+    SegmentKind,
+    Tool,
+    ToolCall,
+    ToolRequest,
+    ToolResult,
+    Trajectory,
+    VersionSpan,
+)  # fmt: skip
+from cluster.errors import UserError
+from cluster.storage import Folder
+from workflows.grpo.checkpoint import CheckpointStore, SavedGroup
+from workflows.grpo.ports import ControllerState
+from workflows.grpo.prompts_cursor import PromptsCursor
+from workflows.grpo.records import row_for_people, trajectory_from, trajectory_to
+from workflows.grpo.work_buffer import WorkBuffer
+
+PICTURE = ImageRef("ab" * 32, 112, 112)
+floats = st.floats(-50, 0, width=32)
+
+
+def trajectory(logprobs=(-0.1, -2.5), searched=True):
+    ids = np.arange(len(logprobs), dtype=np.int32)
+    half = len(logprobs) // 2
+    spans = (VersionSpan(3, 0, half), VersionSpan(4, half, len(logprobs)))
+    action = Segment(SegmentKind.ACTION, ids, np.array(logprobs, dtype=np.float32), spans, text="<answer>x</answer>")
+    prompt = Segment(
+        SegmentKind.PROMPT, np.array([7, 8, 9], dtype=np.int32), images=(PlacedImage(1, PICTURE, 16),), text="?"
+    )
+    evidence = Evidence(1, "Title", "words", crop_box=(1, 2, 3, 4), thumbnail=PICTURE)
+    call = ToolCall(
+        ToolRequest(Tool.IMAGE_SEARCH, "the red star", PICTURE, box=(0, 0, 500, 500)),
+        ToolResult(Outcome.OK, (evidence,), latency_s=0.25, crop_box=(5, 6, 7, 8)),
+        turn=0,
+        started_at=1.5,
+    )
+    return Trajectory(
+        "q", 2, (prompt, action), (call,) if searched else (), Ending.ANSWERED, Failure.NONE, "x", (1,), True,
+        reward=RewardParts(0.9, 1.0, 1.0, 0.9, 1), seconds=2.0,
+    )  # fmt: skip
+
+
+@given(st.lists(floats, max_size=20), st.booleans())
+def test_a_trajectory_comes_back_bit_by_bit(logprobs, searched):
+    before = trajectory(logprobs, searched)
+    after = trajectory_from(json.loads(json.dumps(trajectory_to(before))))
+    for a, b in zip(before.segments, after.segments, strict=True):
+        assert (a.kind, a.spans, a.images, a.text) == (b.kind, b.spans, b.images, b.text)
+        assert a.token_ids.dtype == b.token_ids.dtype
+        assert a.token_ids.tobytes() == b.token_ids.tobytes()
+        assert a.logprobs.tobytes() == b.logprobs.tobytes()
+    assert (before.tool_calls, before.reward, before.citations) == (after.tool_calls, after.reward, after.citations)
+    assert (before.ending, before.failure, before.answer) == (after.ending, after.failure, after.answer)
+
+
+def test_a_row_for_people_holds_the_whole_record():
+    row = row_for_people(3, Question("q", "who?", answers=("x",), kind="head"), trajectory())
+    assert (row["step"], row["kind"], row["accuracy"], row["searches"]) == (3, "head", 1.0, 1)
+    assert trajectory_from(json.loads(row["record"])).answer == "x"
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def store(tmp_path, said):
+    return CheckpointStore(Folder(tmp_path), {"group_size": 4, "model": "m"}, 2, said.append)
+
+
+def state(step):
+    buffer = WorkBuffer(2, 1)
+    for i in range(3):
+        buffer.admit(f"q{i}", step)
+    buffer.start(0)
+    buffer.finish(0, step)
+    buffer.start(1)
+    return ControllerState(step, step, buffer.snapshot(), PromptsCursor(["q0", "q1", "q2"], 1).snapshot(), {"t": 2})
+
+
+async def save_learner(folder):
+    folder.write_bytes("weights.bin", b"w" * 1000)
+
+
+async def write(store, step):
+    return await store.write(state(step), [SavedGroup(0, (trajectory(),) * 2, ({"a": 1}, {}), 1)], save_learner)
+
+
+def test_a_new_run_has_no_checkpoint(store):
+    assert store.latest() is None
+
+
+async def test_the_newest_comes_back_whole(store):
+    await write(store, 1)
+    await write(store, 2)
+    found = store.latest()
+    assert found.state == state(2)
+    assert found.folder.read_bytes("learner/weights.bin") == b"w" * 1000
+    (group,) = found.groups
+    assert (group.id, group.masked, group.extras) == (0, 1, ({"a": 1}, {}))
+    assert [t.sample_index for t in group.trajectories] == [2, 2]
+
+
+async def test_old_ones_are_deleted_and_a_step_may_be_saved_again(store, tmp_path):
+    for step in (1, 2, 2):
+        await write(store, step)
+    assert Folder(tmp_path).list() == ["step-000002-00", "step-000002-01"]
+
+
+@pytest.mark.parametrize("victim", ["learner/weights.bin", "controller.json", "groups.parquet", "COMPLETE.json"])
+async def test_a_truncated_one_is_passed_over_and_that_is_said(store, said, victim):
+    await write(store, 1)
+    newest = await write(store, 2)
+    newest.write_bytes(victim, newest.read_bytes(victim)[:-20])
+    assert store.latest().state.step == 1
+    assert "step-000002-00 is not whole" in said[0]
+
+
+async def test_a_writer_that_dies_leaves_the_one_before(store, said):
+    await write(store, 1)
+
+    async def dies(folder):
+        folder.write_bytes("weights.bin", b"w")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        await store.write(state(2), [], dies)
+    assert store.latest().state.step == 1
+    assert "did not finish" in said[0]
+
+
+async def test_when_none_is_whole_a_person_is_told(store):
+    folder = await write(store, 1)
+    folder.delete("COMPLETE.json")
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        store.latest()
+
+
+async def test_another_configuration_is_refused_with_both_values(store, tmp_path):
+    await write(store, 1)
+    other = CheckpointStore(Folder(tmp_path), {"group_size": 8, "model": "m"}, 2, print)
+    with pytest.raises(UserError, match="group_size was 4 and is 8"):
+        other.latest()

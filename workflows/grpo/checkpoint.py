@@ -1,0 +1,204 @@
+"""Checkpoints of a GRPO run: everything that continues it, written so that a torn one is never taken for a whole one.
+
+    checkpoints/step-000020-00/
+      controller.json    step, version, buffer, cursor, totals, and what the run was configured to be
+      groups.parquet     the finished groups' trajectories, one row each
+      learner/           the learner's own state (weights, optimizer, RNG)
+      COMPLETE.json      last: the size of every file, and the digest of the first two
+
+A folder without its marker, or whose files are not as the marker says, is passed over for the one before, and
+that is said. The controller has no RNG: the order of questions is a hash, and the engines draw for themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileType
+
+from actors.agent.trajectory import Trajectory
+from cluster.errors import UserError
+from cluster.storage import Folder
+from workflows.grpo.ports import ControllerState
+from workflows.grpo.prompts_cursor import CursorState
+from workflows.grpo.records import trajectory_from, trajectory_to
+from workflows.grpo.work_buffer import BufferState, GroupId
+
+MARKER = "COMPLETE.json"
+CONTROLLER = "controller.json"
+GROUPS = "groups.parquet"
+LEARNER = "learner"
+PREFIX = "step-"
+GROUP_SCHEMA = pa.schema(
+    [("group", pa.int64()), ("masked", pa.int32()), ("trajectory", pa.large_string()), ("extra", pa.string())]
+)
+
+SaveLearner = Callable[[Folder], Awaitable[None]]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedGroup:
+    """A finished group with its payloads. `extras[i]` is the summary's `extra` of `trajectories[i]`."""
+
+    id: GroupId
+    trajectories: tuple[Trajectory, ...]
+    extras: tuple[Mapping[str, Any], ...]
+    masked: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A whole checkpoint. The learner reads its own part from `folder / "learner"`."""
+
+    folder: Folder
+    state: ControllerState
+    groups: tuple[SavedGroup, ...]
+
+
+class TornCheckpoint(Exception):
+    """A checkpoint that is not as its writer left it."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run. `identity`: plain values by key that must not change between its parts."""
+
+    def __init__(self, folder: Folder, identity: Mapping[str, Any], keep: int, say: Callable[[str], None]) -> None:
+        self._folder, self._identity, self._keep, self._say = folder, dict(identity), keep, say
+
+    async def write(self, state: ControllerState, groups: Sequence[SavedGroup], save_learner: SaveLearner) -> Folder:
+        """All or nothing, the marker last; older ones than the newest `keep` are deleted after that."""
+        folder = self._folder / await asyncio.to_thread(self._free_name, state.step)
+        await save_learner(folder / LEARNER)
+        await asyncio.to_thread(self._finish, folder, state, groups)
+        return folder
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole one; None when the run has none yet.
+
+        Raise `UserError` when there are checkpoints but none is whole, or when the configuration differs.
+        """
+        names = self._names()
+        for name in reversed(names):
+            folder = self._folder / name
+            try:
+                data = _checked(folder)
+                state, groups = _state(data), _groups(folder)
+            except (TornCheckpoint, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+                self._say(f"checkpoint {name} is not whole ({error}): going back to the one before")
+                continue
+            self._compare(name, data["identity"])
+            return Checkpoint(folder, state, groups)
+        if names:
+            raise UserError(
+                f"none of the {len(names)} checkpoints in {self._folder} is whole: delete the folder to start anew."
+            )
+        return None
+
+    def _names(self) -> list[str]:
+        return [name for name in self._folder.list() if name.startswith(PREFIX)]
+
+    def _free_name(self, step: int) -> str:
+        """Of a folder that does not exist: a step may be saved again, and the earlier one stays whole meanwhile."""
+        stem = f"{PREFIX}{step:06d}-"
+        taken = [int(name.removeprefix(stem)) for name in self._names() if name.startswith(stem)]
+        return f"{stem}{max(taken, default=-1) + 1:02d}"
+
+    def _finish(self, folder: Folder, state: ControllerState, groups: Sequence[SavedGroup]) -> None:
+        folder.write_bytes(GROUPS, _groups_bytes(groups))
+        folder.write_json(
+            CONTROLLER,
+            {
+                "step": state.step,
+                "version": state.version,
+                "buffer": state.buffer.to_json(),
+                "cursor": state.cursor.to_json(),
+                "totals": dict(state.totals),
+                "identity": self._identity,
+            },
+        )
+        digests = {name: _digest(folder.read_bytes(name)) for name in (CONTROLLER, GROUPS)}
+        folder.write_json(MARKER, {"sizes": _sizes(folder), "sha256": digests})
+        for name in self._names()[: -self._keep]:
+            self._folder.delete(name)
+
+    def _compare(self, name: str, identity: Mapping[str, Any]) -> None:
+        now = json.loads(json.dumps(self._identity))
+        changed = [key for key in sorted({*now, *identity}) if now.get(key) != identity.get(key)]
+        if changed:
+            what = "; ".join(f"{key} was {identity.get(key)!r} and is {now.get(key)!r}" for key in changed)
+            raise UserError(
+                f"checkpoint {name} belongs to another configuration: {what}."
+                " Set it back, or give the run another name."
+            )
+
+
+def _checked(folder: Folder) -> dict[str, Any]:
+    """The content of controller.json, after every file was found as the marker says."""
+    try:
+        marker = folder.read_json(MARKER)
+    except (FileNotFoundError, json.JSONDecodeError):
+        raise TornCheckpoint("its writer did not finish") from None
+    sizes = _sizes(folder)
+    for name, size in marker["sizes"].items():
+        if sizes.get(name) != size:
+            raise TornCheckpoint(f"{name} has {sizes.get(name, 0)} of {size} bytes")
+    for name, digest in marker["sha256"].items():
+        if _digest(folder.read_bytes(name)) != digest:
+            raise TornCheckpoint(f"{name} was changed")
+    return folder.read_json(CONTROLLER)
+
+
+def _state(data: Mapping[str, Any]) -> ControllerState:
+    buffer, cursor = BufferState.from_json(data["buffer"]), CursorState.from_json(data["cursor"])
+    return ControllerState(data["step"], data["version"], buffer, cursor, data["totals"])
+
+
+def _sizes(folder: Folder) -> dict[str, int]:
+    files, path = folder.pyarrow_filesystem()
+    infos = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    named = {i.path[len(path) + 1 :]: i.size for i in infos if i.type == FileType.File}
+    return {name: size for name, size in named.items() if name != MARKER}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _groups_bytes(groups: Sequence[SavedGroup]) -> bytes:
+    rows = [
+        {
+            "group": int(group.id),
+            "masked": group.masked,
+            "trajectory": json.dumps(trajectory_to(trajectory)),
+            "extra": json.dumps(extra),
+        }
+        for group in groups
+        for trajectory, extra in zip(group.trajectories, group.extras, strict=True)
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _groups(folder: Folder) -> tuple[SavedGroup, ...]:
+    rows = pq.read_table(pa.BufferReader(folder.read_bytes(GROUPS))).to_pylist()
+    by_group: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_group.setdefault(row["group"], []).append(row)
+    return tuple(
+        SavedGroup(
+            id=GroupId(group),
+            trajectories=tuple(trajectory_from(json.loads(row["trajectory"])) for row in rows),
+            extras=tuple(json.loads(row["extra"]) for row in rows),
+            masked=rows[0]["masked"],
+        )
+        for group, rows in by_group.items()
+    )
