@@ -23,7 +23,7 @@ fail() {
 }
 say() { printf 'setup: %s\n' "$1"; }
 
-key=$( { printf '%s\n%s\n' "$root" "$extras"; cat pyproject.toml constraints.txt infra/setup.sh infra/torchvision_guard/*; } | sha256sum | cut -d' ' -f1)
+key=$( { printf '%s\n%s\n' "$root" "$extras"; cat pyproject.toml constraints.txt infra/setup.sh infra/torchvision_guard/mmsearch*; } | sha256sum | cut -d' ' -f1)
 ready() { [ -x "$venv/bin/mmsearch" ] && [ "$(cat "$venv/.ready" 2>/dev/null)" = "$key" ]; }
 
 ready && exit 0
