@@ -45,7 +45,7 @@ async def test_an_evaluator_killed_in_mid_score_loses_no_score(tmp_path, n_evalu
         assert [part.total for part in parts] == [1.0] * 20
     finally:
         for handle in handles:
-            ray.kill(handle)
+            ray.kill(handle)  # type: ignore[arg-type]
 
 
 async def test_what_has_no_reward_says_so_by_its_type_and_dead_evaluators_are_an_infra_failure():
