@@ -1,0 +1,82 @@
+"""A run as a submitted job: upload of a working directory, token authentication, the project's door to Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+SCRIPT = """
+import os, ray
+from cluster.runtime import RuntimeSettings, connect
+with connect(RuntimeSettings(env={"MINE": "2"})) as cluster:
+    cluster.require({"CPU": 1})
+    look = ray.remote(num_cpus=1)(lambda: [os.environ[k] for k in ("MINE", "JOBS", "VLLM_CPU_OMP_THREADS_BIND")])
+    print("RESULT", *ray.get(look.remote()), os.environ["RAY_AUTH_MODE"])
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[str]:
+    """The address of the job server of a real `ray start --head`, with a token of its own."""
+    port, dashboard, agent, client = (free_port() for _ in range(4))
+    log = (tmp_path / "head.log").open("w+")
+    process = subprocess.Popen(
+        [
+            BIN / "ray", "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}", "--num-cpus=2", "--object-store-memory=200000000",
+        ],
+        stdout=log, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    yield f"http://127.0.0.1:{dashboard}"
+    process.terminate()
+    process.wait(timeout=60)
+    log.close()
+
+
+@pytest.fixture(autouse=True)
+def a_token_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("a" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+
+
+def submit(head: str, folder: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    """Submits once the head answers (Ray's own client retries for a while) and follows the job to its end."""
+    command = [
+        str(BIN / "ray"), "job", "submit", "--address", head, "--working-dir", str(folder),
+        "--runtime-env-json", '{"env_vars": {"JOBS": "1"}}', "--", *entrypoint,
+    ]  # fmt: skip
+    for _ in range(20):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ})
+        if "Failed to connect to Ray" not in done.stderr:
+            break
+    return done
+
+
+@pytest.mark.timeout(300)
+def test_a_job_joins_its_cluster_and_a_mistake_in_it_is_one_sentence(head: str, tmp_path: Path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "job.py").write_text(SCRIPT)
+    joined = submit(head, folder, str(BIN / "python"), "job.py")
+    assert "RESULT 2 1 nobind token" in joined.stdout, joined.stdout + joined.stderr
+    assert joined.returncode == 0
+
+    refused = submit(head, folder, str(BIN / "mmsearch"), "sft", "run.sede=1")
+    assert "mmsearch: There is no key run.sede; did you mean seed?" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    assert refused.returncode != 0
