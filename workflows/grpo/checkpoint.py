@@ -37,20 +37,17 @@ CONTROLLER = "controller.json"
 GROUPS = "groups.parquet"
 LEARNER = "learner"
 PREFIX = "step-"
-GROUP_SCHEMA = pa.schema(
-    [("group", pa.int64()), ("masked", pa.int32()), ("trajectory", pa.large_string()), ("extra", pa.string())]
-)
+GROUP_SCHEMA = pa.schema([("group", pa.int64()), ("masked", pa.int32()), ("trajectory", pa.large_string())])
 
 SaveLearner = Callable[[Folder], Awaitable[None]]
 
 
 @dataclass(frozen=True, eq=False)
 class SavedGroup:
-    """A finished group with its payloads. `extras[i]` is the summary's `extra` of `trajectories[i]`."""
+    """A finished group with its payloads."""
 
     id: GroupId
     trajectories: tuple[Trajectory, ...]
-    extras: tuple[Mapping[str, Any], ...]
     masked: int = 0
 
 
@@ -178,10 +175,9 @@ def _groups_bytes(groups: Sequence[SavedGroup]) -> bytes:
             "group": int(group.id),
             "masked": group.masked,
             "trajectory": json.dumps(trajectory_to(trajectory)),
-            "extra": json.dumps(extra),
         }
         for group in groups
-        for trajectory, extra in zip(group.trajectories, group.extras, strict=True)
+        for trajectory in group.trajectories
     ]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=GROUP_SCHEMA), sink, compression="zstd")
@@ -197,7 +193,6 @@ def _groups(folder: Folder) -> tuple[SavedGroup, ...]:
         SavedGroup(
             id=GroupId(group),
             trajectories=tuple(trajectory_from(json.loads(row["trajectory"])) for row in rows),
-            extras=tuple(json.loads(row["extra"]) for row in rows),
             masked=rows[0]["masked"],
         )
         for group, rows in by_group.items()

@@ -102,7 +102,7 @@ async def save_learner(folder):
 
 
 async def write(store, step):
-    return await store.write(state(step), [SavedGroup(0, (trajectory(),) * 2, ({"a": 1}, {}), 1)], save_learner)
+    return await store.write(state(step), [SavedGroup(0, (trajectory(),) * 2, 1)], save_learner)
 
 
 def test_a_new_run_has_no_checkpoint(store):
@@ -116,7 +116,7 @@ async def test_the_newest_comes_back_whole(store):
     assert found.state == state(2)
     assert found.folder.read_bytes("learner/weights.bin") == b"w" * 1000
     (group,) = found.groups
-    assert (group.id, group.masked, group.extras) == (0, 1, ({"a": 1}, {}))
+    assert (group.id, group.masked) == (0, 1)
     assert [t.sample_index for t in group.trajectories] == [2, 2]
 
 

@@ -1,0 +1,60 @@
+"""What people see of a run: metrics that never repeat a step, and a bounded sample of episodes."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from actors.agent.trajectory import Ending, Question, Segment, SegmentKind, Summary, Trajectory, VersionSpan
+from cluster.storage import Folder
+from cluster.telemetry import read
+from workflows.grpo.ports import GroupResult
+from workflows.grpo.recorder import RunRecorder
+
+
+def group(i, siblings=4):
+    trajectories = [
+        Trajectory(
+            f"q{i}", j,
+            (Segment(SegmentKind.ACTION, np.array([1], np.int32), np.zeros(1, np.float32), (VersionSpan(0, 0, 1),)),),
+            (), Ending.ANSWERED, answer="x",
+        )
+        for j in range(siblings)
+    ]  # fmt: skip
+    summaries = tuple(Summary.of(t) for t in trajectories)
+    return GroupResult(i, Question(f"q{i}", "who?", answers=("x",)), 0, summaries, tuple(trajectories))
+
+
+async def fetch(payloads):
+    return list(payloads)
+
+
+async def record(folder, done, steps, per_step=5):
+    out = io.StringIO()
+    with RunRecorder(folder, fetch, 9, done, per_step, Console(file=out, width=200)) as recorder:
+        for step in steps:
+            await recorder.step(step, {"reward/mean": step / 10, "time/step_s": 1.0}, [group(i) for i in range(3)])
+        recorder.say("sampler s0 is fenced: [died]")
+    return out.getvalue()
+
+
+async def test_steps_become_metrics_lines_and_a_sample_of_episodes(tmp_path):
+    folder = Folder(tmp_path)
+    text = await record(folder, 0, [1, 2])
+    assert [m["reward/mean"] for m in read(folder)] == [0.1, 0.2]
+    rows = pq.read_table(io.BytesIO(folder.read_bytes("trajectories/step-000002.parquet"))).to_pylist()
+    assert [(r["question_id"], r["sample_index"]) for r in rows] == [
+        ("q0", 0), ("q1", 0), ("q2", 0), ("q0", 1), ("q1", 1),
+    ]  # fmt: skip
+    assert json.loads(rows[0]["record"])["answer"] == "x"
+    assert "step 2" in text
+    assert "[died]" in text
+
+
+async def test_a_step_that_is_made_again_stands_once(tmp_path):
+    folder = Folder(tmp_path)
+    await record(folder, 0, [1, 2, 3])
+    await record(folder, 1, [2])
+    assert [m["step"] for m in read(folder)] == [1, 2]

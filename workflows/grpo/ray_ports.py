@@ -1,0 +1,138 @@
+"""The controller's ports on Ray actors: samplers, the learner's ranks, and checkpoints of both.
+
+Payloads are references to trajectories: the controller's process owns them, so a sampler that dies takes no finished
+work along, and the learner's processes fetch them without their passing through here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.agent.seams import Sampling
+from actors.agent.trajectory import Question, Summary, Trajectory
+from actors.learner.actor import LearnerRanks
+from cluster.storage import Folder
+from workflows.grpo.checkpoint import Checkpoint, CheckpointStore, SavedGroup
+from workflows.grpo.ports import ControllerState, GroupResult, Payload, SamplerGone, Ticket
+
+StartSampler = Callable[[], Any]  # creates the actor; returns its handle
+
+
+class RaySampler:
+    """One RolloutSampler actor. When it has died, `revive` makes another in its place."""
+
+    def __init__(self, name: str, start: StartSampler) -> None:
+        self.name = name
+        self._start = start
+        self._actor = start()
+
+    async def ready(self) -> Mapping[str, Any]:
+        """Facts about the engine, once it has started. Raise what its construction raised."""
+        return await self._ask(self._actor.ready.remote())
+
+    async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, Payload]:
+        """One episode: the summary, and a reference to the trajectory."""
+        summary, trajectory = self._actor.run.remote(question, sample_index, sampling)
+        return await self._ask(summary), trajectory
+
+    async def update(self, ticket: Ticket) -> None:
+        await self._ask(self._actor.update.remote(ticket))
+
+    async def cancel(self, question_id: str) -> None:
+        await self._ask(self._actor.cancel.remote(question_id))
+
+    async def healthy(self) -> bool:
+        return bool(await self._ask(self._actor.healthy.remote()))
+
+    async def in_tools(self) -> int:
+        stats = await self._ask(self._actor.stats.remote())
+        return max(0, stats["episodes"] - stats["running"] - stats["waiting"])
+
+    async def revive(self) -> None:
+        """A new process with the model's first weights; the old one, hung or dead, is killed."""
+        ray.kill(self._actor)
+        self._actor = self._start()
+        await self.ready()
+
+    async def close(self) -> None:
+        """Stop the engine's processes and the actor; one that is dead already is fine."""
+        try:
+            await self._ask(self._actor.close.remote())
+        except SamplerGone:
+            return
+        ray.kill(self._actor)
+
+    async def _ask(self, reference: Any) -> Any:
+        try:
+            return await reference
+        except RayTaskError as error:  # the method raised: its own exception says more than Ray's
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayActorError as error:
+            reason = str(error).strip().splitlines()
+            raise SamplerGone(reason[0] if reason else type(error).__name__) from error
+
+
+class RayLearner:
+    """`ports.Learner` on all ranks."""
+
+    def __init__(self, ranks: LearnerRanks) -> None:
+        self._ranks = ranks
+
+    async def train(self, groups: Sequence[GroupResult], version: int) -> Mapping[str, float]:
+        stats = await self._ranks.train([group.payloads for group in groups], version)
+        return stats.numbers()
+
+    async def publish(self, version: int) -> Ticket:
+        return await self._ranks.publish(version)
+
+
+class RaySaver:
+    """`ports.Saver`: fetches the finished groups' trajectories and writes everything to the run's storage."""
+
+    def __init__(self, store: CheckpointStore, ranks: LearnerRanks) -> None:
+        self._store, self._ranks = store, ranks
+
+    async def save(self, state: ControllerState, finished: Sequence[GroupResult]) -> None:
+        groups = [
+            SavedGroup(
+                id=group.id,
+                trajectories=tuple(await fetch(group.payloads)),
+                masked=group.masked,
+            )
+            for group in finished
+        ]
+        await self._store.write(state, groups, self._save_learner)
+
+    async def _save_learner(self, folder: Folder) -> None:
+        await self._ranks.save(folder.address)
+
+
+async def fetch(payloads: Sequence[Payload]) -> list[Trajectory]:
+    """The trajectories themselves."""
+    return list(await asyncio.gather(*payloads))
+
+
+def restored(checkpoint: Checkpoint, questions: Mapping[str, Question]) -> list[GroupResult]:
+    """The finished groups of a checkpoint, payloads in Ray's object store again; questions that are gone left out."""
+    held = {group.id: group for group in checkpoint.state.buffer.groups}
+    groups: list[GroupResult] = []
+    for saved in checkpoint.groups:
+        group = held.get(saved.id)
+        if group is None or group.question_id not in questions:
+            continue
+        groups.append(
+            GroupResult(
+                id=saved.id,
+                question=questions[group.question_id],
+                admitted_at=group.admitted_at,
+                summaries=tuple(Summary.of(t) for t in saved.trajectories),
+                payloads=tuple(ray.put(t) for t in saved.trajectories),
+                masked=saved.masked,
+            )
+        )
+    return groups

@@ -1,0 +1,105 @@
+"""What a GRPO run leaves for people while it goes: a line per step, curves, and some of its episodes.
+
+    metrics.jsonl, tensorboard/        every number of every step (cluster/telemetry.py)
+    trajectories/step-000020.parquet   a bounded sample of the episodes that the step was trained on
+    the terminal                       one line of progress that stands still; without a terminal, one per step
+
+A step that is done again after a resume replaces what its predecessor wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from actors.agent.trajectory import Trajectory
+from cluster.storage import Folder
+from cluster.telemetry import Metrics
+from workflows.grpo.ports import GroupResult, Payload
+from workflows.grpo.records import row_for_people
+
+SHOWN = (
+    ("reward", "reward/mean", ".2f"),
+    ("right", "reward/accuracy", ".2f"),
+    ("search required", "search/ratio_required", ".2f"),
+    ("free", "search/ratio_free", ".2f"),
+    ("stale", "staleness/mean_tokens", ".2f"),
+    ("tok/s", "tokens/sampled_per_s", ",.0f"),
+)
+ROW_SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()), ("question_id", pa.string()), ("sample_index", pa.int32()), ("kind", pa.string()),
+        ("label", pa.string()), ("question", pa.string()), ("answers", pa.list_(pa.string())),
+        ("answer", pa.string()), ("reward", pa.float32()), ("accuracy", pa.float32()), ("searches", pa.int32()),
+        ("ending", pa.string()), ("failure", pa.string()), ("problem", pa.string()), ("seconds", pa.float32()),
+        ("sampled_tokens", pa.int32()), ("text", pa.large_string()), ("record", pa.large_string()),
+    ]
+)  # fmt: skip
+
+Fetch = Callable[[Sequence[Payload]], Awaitable[list[Trajectory]]]
+
+
+class RunRecorder:
+    """`ports.Recorder` on a run's folder and a terminal. Use as a context manager."""
+
+    def __init__(
+        self, folder: Folder, fetch: Fetch, steps: int, done: int, per_step: int, console: Console | None = None
+    ) -> None:
+        """`done` steps of `steps` were made before; `per_step` trajectories are kept of each."""
+        self._folder, self._fetch, self._per_step = folder, fetch, per_step
+        self._console = console or Console(stderr=True)
+        self._metrics = Metrics(folder, resume_at=done if done else None)
+        self._progress = Progress(
+            TextColumn("GRPO"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("grpo", total=steps, completed=done, line="")
+        self.last: Mapping[str, float] = {}
+
+    def __enter__(self) -> RunRecorder:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self._metrics.close()
+
+    async def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[GroupResult]) -> None:
+        """Writes the numbers and a sample of the episodes."""
+        self.last = metrics
+        line = "  ".join(f"{name} {metrics[key]:{form}}" for name, key, form in SHOWN if key in metrics)
+        self._progress.update(self._task, completed=step, line=line)
+        if not self._console.is_terminal:
+            self._console.print(f"step {step}: {line}  {metrics['time/step_s']:.1f} s", highlight=False)
+        rows = await self._rows(step, groups)
+        await asyncio.to_thread(self._write, step, metrics, rows)
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False)
+
+    async def _rows(self, step: int, groups: Sequence[GroupResult]) -> list[dict[str, Any]]:
+        """Of as many groups as possible: all first siblings, then all second ones, and so on."""
+        rounds = range(max((len(g.payloads) for g in groups), default=0))
+        order = [(g, i) for i in rounds for g in groups if i < len(g.payloads)][: self._per_step]
+        trajectories = await self._fetch([group.payloads[i] for group, i in order])
+        return [row_for_people(step, g.question, t) for (g, _), t in zip(order, trajectories, strict=True)]
+
+    def _write(self, step: int, metrics: Mapping[str, float], rows: Sequence[dict[str, Any]]) -> None:
+        self._metrics.log(step, metrics)
+        if rows:
+            sink = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA), sink, compression="zstd")
+            self._folder.write_bytes(f"trajectories/step-{step:06d}.parquet", sink.getvalue())
