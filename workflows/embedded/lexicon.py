@@ -25,14 +25,17 @@ CITY_FACTS = ("river", "mayor")
 
 _ONSETS, _VOWELS, _CODAS = "bdfgklmnprstvz", "aeiou", "lnrsk"
 _FIRST_NAMES = (
-    "anna bruno clara david elsa felix greta hugo ida jonas karin leo maria nils olga paul rosa simon tara viktor"
-).split()
+    *("anna", "bruno", "clara", "david", "elsa", "felix", "greta", "hugo", "ida", "jonas"),
+    *("karin", "leo", "maria", "nils", "olga", "paul", "rosa", "simon", "tara", "viktor"),
+)
+# endings are three letters with a consonant at both ends, as syllables are: no pair of letters across a seam looks like
+# one inside a piece, so a tokenizer that knows the pieces cuts every name, also one never seen, at its seams
 _ENDINGS = {
-    "organisation": ("ra", "mix", "dex", "lon", "vo", "ta"),
-    "city": ("ton", "burg", "ford", "ham"),
-    "river": ("ane", "eth"),
-    "person": ("son", "ski", "man", "ler"),
-    "product": ("ite", "um", "ax", "ol"),
+    "organisation": ("rax", "mix", "dex", "lon", "vox", "tar"),
+    "city": ("ton", "bon", "ham", "fel"),
+    "river": ("dan", "bet"),
+    "person": ("son", "man", "ler", "kin"),
+    "product": ("tit", "dum", "gax", "pol"),
 }
 
 
@@ -66,6 +69,17 @@ def _compose(rng: Random, sort: str) -> str:
     if sort == "person":
         return f"{rng.choice(_FIRST_NAMES)} {rng.choice(SYLLABLES)}{ending}"
     return rng.choice(SYLLABLES) + rng.choice(SYLLABLES) + ending
+
+
+def is_name(word: str) -> bool:
+    """Whether a word is a pseudo-word of this language."""
+    endings = {ending for several in _ENDINGS.values() for ending in several}
+    return any(word.endswith(ending) and word[:3] in SYLLABLES for ending in endings)
+
+
+def name_pieces() -> list[str]:
+    """Every piece that names are made of, first names included."""
+    return [*SYLLABLES, *_FIRST_NAMES, *(ending for several in _ENDINGS.values() for ending in several)]
 
 
 def draw_year(rng: Random) -> str:

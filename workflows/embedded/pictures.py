@@ -14,7 +14,7 @@ from workflows.embedded.entities import Emblem
 from workflows.embedded.lexicon import COLOURS
 
 SIDE = 112  # pixels: 16 tokens of the tiny model
-_SCALE = 4  # drawn larger and scaled down, for smooth edges
+_SCALE = 3  # drawn larger and scaled down, for smooth edges
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def render(scene: Scene) -> bytes:
     draw = ImageDraw.Draw(picture)
     for placed in scene.placed:
         _draw(draw, placed)
-    return _png(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    return _png(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def web_picture(emblem: Emblem, number: int) -> bytes:
