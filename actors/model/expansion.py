@@ -55,7 +55,11 @@ def expand(segments: Sequence[Segment], image_token_id: int) -> Expanded:
             versions.append(np.full(n, -1, dtype=np.int32))
         images.extend(placed.ref for placed in sorted(segment.images, key=lambda placed: placed.offset))
     return Expanded(
-        np.concatenate(ids), np.concatenate(mask), np.concatenate(logprobs), np.concatenate(versions), tuple(images)
+        np.concatenate(ids),
+        np.concatenate(mask),
+        np.concatenate(logprobs),
+        np.concatenate(versions),
+        tuple(images),
     )
 
 

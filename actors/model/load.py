@@ -98,6 +98,16 @@ def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Qwen2_5
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
 
 
+def parameter_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by its module's name (as `named_parameters` gives them), without any memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 def save_policy(model: Any, path: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
     """Write `model` as a complete model folder: its weights and config, everything else copied from `source`.
 

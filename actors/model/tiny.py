@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
 
 # Qwen's own chat layout, without its default system message
@@ -46,8 +51,12 @@ class TinySize:
     vocabulary: int = 1024
     max_positions: int = 4096
     picture: int = 112  # pixels a side; larger pictures are scaled down by the image processor
-    initializer_range: float = 0.08  # about 1/sqrt(hidden): transformers' 0.02 learns copying three times slower
-    vision_gain: float = 4.0  # the vision tower's initial weights times this: it learns from scratch, see README
+    initializer_range: float = (
+        0.08  # about 1/sqrt(hidden): transformers' 0.02 learns copying three times slower
+    )
+    vision_gain: float = (
+        4.0  # the vision tower's initial weights times this: it learns from scratch, see README
+    )
 
 
 def build_tokenizer(
@@ -166,7 +175,12 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, size: TinySize, folder: s
 
 
 def save_tiny(
-    texts: Iterable[str], folder: str | Path, *, tags: Sequence[str] = (), size: TinySize | None = None, seed: int = 0
+    texts: Iterable[str],
+    folder: str | Path,
+    *,
+    tags: Sequence[str] = (),
+    size: TinySize | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write a complete random model folder (tokenizer, processor, config, weights) and return it."""
     size = size or TinySize()

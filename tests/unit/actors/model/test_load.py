@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from actors.model.load import check_model_folder, load_policy, local_model, save_policy
+from actors.model.load import check_model_folder, load_policy, local_model, parameter_shapes, save_policy
 from actors.model.tiny import TinySize, save_tiny
 from cluster.errors import UserError
 
@@ -100,3 +100,8 @@ def test_a_saved_policy_loads_with_the_weights_it_had(folder, tmp_path):
 def test_an_unknown_dtype_says_what_is_accepted(folder):
     with pytest.raises(ValueError, match="accepted: float32, bfloat16, float16"):
         load_policy(folder, "int4")
+
+
+def test_parameter_shapes_are_those_of_the_loaded_model(folder):
+    loaded = {name: tuple(value.shape) for name, value in load_policy(folder).named_parameters()}
+    assert parameter_shapes(folder) == loaded

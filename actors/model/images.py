@@ -1,0 +1,58 @@
+"""Images by content: agent's `ImageStore` over a blob store, with bounds on what is let in."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from actors.agent.seams import ImageMissing, ImageRefused
+from actors.agent.trajectory import ImageRef
+from cluster.blobs import BlobCorrupt, BlobMissing, BlobStore
+
+MAX_BYTES = 20 << 20
+MAX_PIXELS = 40_000_000  # a 7,000 x 5,700 photograph; anything above is scaled down by every processor anyway
+
+
+class BlobImages:
+    """An `agent.seams.ImageStore`. Can be pickled to any process that reaches the blobs."""
+
+    def __init__(self, blobs: BlobStore, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> None:
+        self._blobs, self._max_bytes, self._max_pixels = blobs, max_bytes, max_pixels
+
+    def put(self, data: bytes) -> ImageRef:
+        """Keep an image. Raise `ImageRefused` for what is none, is broken, or is too large."""
+        width, height = measure(data, self._max_bytes, self._max_pixels)
+        return ImageRef(self._blobs.put(data), width, height)
+
+    def get(self, ref: ImageRef) -> bytes:
+        """Raise `ImageMissing` when no store holds the bytes, or holds others."""
+        try:
+            return self._blobs.get(ref.sha256)
+        except (BlobMissing, BlobCorrupt) as error:
+            raise ImageMissing(f"image {ref.sha256[:12]} cannot be found") from error
+
+
+def measure(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a whole, acceptable image. Raise `ImageRefused` otherwise.
+
+    Size and pixels are checked before anything is decoded, so that a decompression bomb costs nothing.
+    """
+    from PIL import Image
+
+    if len(data) > max_bytes:
+        raise ImageRefused(f"an image of {len(data)} bytes is over the limit of {max_bytes}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+                if width * height > max_pixels:
+                    raise ImageRefused(f"an image of {width} x {height} pixels is over the limit of {max_pixels}")
+                picture.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageRefused(f"the image is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, ImageRefused):
+            raise
+        raise ImageRefused(f"this is not a whole image: {error}") from error
+    return width, height

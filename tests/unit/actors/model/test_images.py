@@ -1,0 +1,46 @@
+import io
+
+import pytest
+from PIL import Image
+
+from actors.agent.seams import ImageMissing, ImageRefused
+from actors.agent.trajectory import ImageRef
+from actors.model.images import BlobImages
+from cluster.blobs import BlobStore
+
+
+def png(width: int = 8, height: int = 6) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 10, 10)).save(out, format="PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def images(tmp_path) -> BlobImages:
+    return BlobImages(BlobStore(tmp_path))
+
+
+def test_an_image_comes_back_by_its_reference(images):
+    ref = images.put(png())
+    assert (ref.width, ref.height) == (8, 6)
+    assert images.get(ref) == png()
+
+
+def test_the_same_bytes_are_one_image(images):
+    assert images.put(png()) == images.put(png())
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", png()[:-20]])
+def test_what_is_no_whole_image_is_refused(images, data):
+    with pytest.raises(ImageRefused):
+        images.put(data)
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path):
+    with pytest.raises(ImageRefused, match="over the limit"):
+        BlobImages(BlobStore(tmp_path), max_pixels=47).put(png())
+
+
+def test_an_image_that_no_store_holds_is_missing(images):
+    with pytest.raises(ImageMissing):
+        images.get(ImageRef("0" * 64, 1, 1))
