@@ -12,9 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from actors.agent.settings import AgentSettings
+from actors.reward.settings import RewardSettings
+from actors.sampler.settings import EngineSettings
+from actors.search.settings import SearchSettings
 from cluster import config
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
+from workflows.embedded.entities import WorldSettings
+from workflows.embedded.questions import MixSettings
+from workflows.grpo.settings import GrpoSettings
 
 SHIPPED = Path(__file__).resolve().parent.parent / "conf"
 DEFAULT = "embedded"
@@ -47,6 +54,13 @@ class Settings:
 
     run: RunSettings = field(default_factory=RunSettings)
     cluster: RuntimeSettings = field(default_factory=RuntimeSettings)
+    world: WorldSettings = field(default_factory=WorldSettings)
+    mix: MixSettings = field(default_factory=MixSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    grpo: GrpoSettings = field(default_factory=GrpoSettings)
 
 
 def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
