@@ -60,12 +60,13 @@ class RaySampler:
         await self.ready()
 
     async def close(self) -> None:
-        """Stop the engine's processes and the actor; one that is dead already is fine."""
+        """Stop the engine's processes, then the actor, also when that fails or takes too long."""
         try:
             await self._ask(self._actor.close.remote())
         except SamplerGone:
-            return
-        ray.kill(self._actor)
+            return  # dead already
+        finally:
+            ray.kill(self._actor)
 
     async def _ask(self, reference: Any) -> Any:
         try:

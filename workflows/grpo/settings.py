@@ -16,6 +16,11 @@ class GrpoSettings:
     Defaults are those of the embedded scale; a 7B run overrides sizes and times.
     """
 
+    start_from: str | None = None
+    # model folder, local or s3://; the run's SFT export when not given
+    questions: str | None = None
+    # folder of Parquet shards, local or s3://; the run's training questions when not given
+
     steps: int = field(default=120, metadata=AT_LEAST_ONE)
     # optimiser steps (= published versions) of the whole run, resumed parts included
     groups_per_step: int = field(default=16, metadata=AT_LEAST_ONE)
@@ -51,6 +56,10 @@ class GrpoSettings:
     # GPUs of one sampler: its engine's tensor_parallel_size
     ranks: int = field(default=1, metadata=AT_LEAST_ONE)
     # learner processes
+    learner_cpus: float = field(default=1.0, metadata={"gt": 0.0})
+    # Ray CPUs reserved by one rank
+    learner_gpus: float = field(default=0.0, metadata=NOT_NEGATIVE)
+    # GPUs of one rank
 
     episode_retries: int = field(default=2, metadata=NOT_NEGATIVE)
     # times an episode is reissued, on another sampler where there is one, after a failure of the

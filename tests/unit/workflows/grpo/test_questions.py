@@ -1,0 +1,124 @@
+"""Rows become questions; what is no question is dropped, counted and listed."""
+
+import hashlib
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from actors.agent.seams import ImageRefused
+from actors.agent.trajectory import ImageRef, Label
+from cluster.errors import UserError
+from cluster.storage import Folder
+from workflows.grpo.manifest import fingerprint, read, versions, write
+from workflows.grpo.questions import load_questions
+
+
+class Images:
+    def put(self, data):
+        if not data.startswith(b"png"):
+            raise ImageRefused("not an image")
+        return ImageRef(hashlib.sha256(data).hexdigest(), 8, 8)
+
+    def get(self, ref):
+        raise AssertionError("nobody asked")
+
+
+def row(name, **changes):
+    return {
+        "data_id": name,
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "<image>Who founded it?"}],
+        "images": [{"bytes": b"png" + name.encode()}],
+        "reward_model": {"ground_truth": "Ana", "candidate_answers": json.dumps(["Ana", "Anna"])},
+        "data_source": "fvqa_mmsearch_r1",
+        "category": "founder",
+        "kind": "image_text",
+        "designed_label": "required",
+        "measured_label": None,
+        **changes,
+    }
+
+
+def shard(folder, name, rows):
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    folder.write_bytes(name, sink.getvalue())
+
+
+def test_a_row_becomes_a_question(tmp_path):
+    folder = Folder(tmp_path)
+    shard(folder, "00.parquet", [row("a")])
+    loaded = load_questions(folder, Images())
+    q = loaded.by_id["a"]
+    assert (q.text, q.answers, q.kind, q.category) == ("Who founded it?", ("Ana", "Anna"), "image_text", "founder")
+    assert (q.designed_label, q.measured_label) == (Label.REQUIRED, Label.UNKNOWN)
+    assert len(q.images) == 1
+    assert loaded.dropped == 0
+
+
+def test_rows_of_fvqa_without_our_columns_are_questions_too(tmp_path):
+    folder = Folder(tmp_path)
+    ours = ("kind", "designed_label", "measured_label", "category")
+    shard(folder, "00.parquet", [{k: v for k, v in row("a").items() if k not in ours}])
+    assert load_questions(folder, Images()).by_id["a"].kind == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"data_id": None}, "data_id is None"),
+        ({"prompt": [{"role": "user", "content": "<image>"}]}, "no text"),
+        ({"images": [{"bytes": b"gif"}]}, "image 0: not an image"),
+        ({"images": [{"bytes": None}]}, "image 0 has no bytes"),
+        ({"reward_model": {"ground_truth": "", "candidate_answers": "[]"}}, "no answer"),
+        ({"reward_model": {"ground_truth": "x", "candidate_answers": "[x"}}, "not JSON"),
+        ({"designed_label": "sometimes"}, "accepted: required, free, unknown"),
+        ({"data_id": "good"}, "occurs twice"),
+    ],
+)
+def test_what_is_no_question_is_dropped_counted_and_listed(tmp_path, change, reason):
+    folder = Folder(tmp_path)
+    shard(folder, "00.parquet", [row("good")])
+    shard(folder, "01.parquet", [row("bad", **change)])
+    loaded = load_questions(folder, Images())
+    assert list(loaded.by_id) == ["good"]
+    assert loaded.dropped == 1
+    assert reason in loaded.reasons[0]
+    assert loaded.reasons[0].startswith("01.parquet row 0")
+
+
+def test_a_torn_shard_costs_its_own_rows_only(tmp_path):
+    folder = Folder(tmp_path)
+    shard(folder, "00.parquet", [row("a")])
+    folder.write_bytes("01.parquet", folder.read_bytes("00.parquet")[:-30])
+    loaded = load_questions(folder, Images())
+    assert (list(loaded.by_id), loaded.dropped) == (["a"], 1)
+    assert "01.parquet: unreadable" in loaded.reasons[0]
+
+
+def test_no_questions_at_all_is_the_persons_problem(tmp_path):
+    with pytest.raises(UserError, match="build the dataset first"):
+        load_questions(Folder(tmp_path / "none"), Images())
+    shard(Folder(tmp_path), "00.parquet", [row("a", data_id=" ")])
+    with pytest.raises(UserError, match="the first problem"):
+        load_questions(Folder(tmp_path), Images())
+
+
+def test_a_fingerprint_tells_new_content_at_an_old_address(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write_bytes("model.safetensors", b"a" * 100)
+    before = fingerprint(folder, ".safetensors")
+    folder.write_bytes("notes.txt", b"irrelevant")
+    assert fingerprint(folder, ".safetensors") == before
+    folder.write_bytes("model.safetensors", b"a" * 99 + b"b")
+    assert fingerprint(folder, ".safetensors") != before
+
+
+def test_the_manifest_names_versions_and_facts(tmp_path):
+    folder = Folder(tmp_path)
+    assert read(folder) == {}
+    write(folder, seed=3, complete=True)
+    assert read(folder) == {"versions": versions(), "seed": 3, "complete": True}
+    assert "torch" in read(folder)["versions"]

@@ -1,0 +1,134 @@
+"""The actors of a GRPO run: who they are, what they need, how they start and end together."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from actors.agent.episode import Limits
+from actors.agent.seams import ImageStore
+from actors.learner.actor import LearnerRanks
+from actors.learner.settings import LearnerSettings
+from actors.reward.actor import RemoteScorer, start_evaluators
+from actors.reward.settings import RewardSettings
+from actors.sampler.actor import start_sampler
+from actors.sampler.settings import EngineSettings
+from actors.search.actor import RemoteToolbox, start_search_workers
+from actors.search.settings import SearchSettings
+from actors.weights.transport import default_root
+from cluster.errors import UserError
+from cluster.runtime import Cluster, RuntimeSettings
+from cluster.storage import Folder
+from workflows.grpo.ray_ports import RaySampler
+from workflows.grpo.settings import GrpoSettings
+
+CLOSE_S = 30.0  # for an engine to stop; after that its process is killed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that one GRPO run needs to know, from wherever it was configured."""
+
+    name: str
+    seed: int
+    folder: Folder  # where its results go
+    model: str  # model folder it starts from, local or s3://
+    questions: Folder  # Parquet shards
+    preset: str  # of actors.agent.prompts.PRESETS
+    limits: Limits
+    engine: EngineSettings
+    search: SearchSettings
+    reward: RewardSettings
+    learner: LearnerSettings
+    grpo: GrpoSettings
+    cluster: RuntimeSettings
+    resolved: Mapping[str, Any]  # the configuration as it was given, for the manifest
+
+    def check(self) -> None:
+        """Raise `UserError` for parts that do not fit each other."""
+        if self.limits.max_total_tokens > self.engine.max_model_len:
+            raise UserError(
+                f"an episode may have {self.limits.max_total_tokens} tokens,"
+                f" but the engine's max_model_len is {self.engine.max_model_len}."
+            )
+        if self.limits.max_total_tokens > self.learner.max_length:
+            raise UserError(
+                f"an episode may have {self.limits.max_total_tokens} tokens,"
+                f" but the learner's max_length is {self.learner.max_length}."
+            )
+
+    @property
+    def learner_settings(self) -> LearnerSettings:
+        """The learner divides its logits by the temperature that the samplers sample at."""
+        objective = replace(self.learner.objective, temperature=self.grpo.temperature)
+        return replace(self.learner, objective=objective)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray must have for all actors together."""
+        g = self.grpo
+        cpus = g.samplers * g.sampler_cpus + g.ranks * g.learner_cpus
+        cpus += self.search.workers * self.search.worker_cpus + self.reward.evaluators * self.reward.evaluator_cpus
+        gpus = g.samplers * g.sampler_gpus + g.ranks * g.learner_gpus
+        return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+
+
+class Cast:
+    """All actors of a run. `start` returns when every one of them is ready."""
+
+    def __init__(self, plan: Plan, cluster: Cluster, images: ImageStore) -> None:
+        cluster.require(plan.resources, "the GRPO run")
+        g = plan.grpo
+        self._weights_root = default_root(f"{plan.name}-grpo")
+        self._searchers = start_search_workers(plan.search, images)
+        self._evaluators = start_evaluators(plan.reward, plan.preset)
+        self.toolbox = RemoteToolbox(self._searchers)
+        scorer = RemoteScorer(self._evaluators, plan.reward.timeout)
+        self.ranks = LearnerRanks.start(
+            plan.model,
+            plan.learner_settings,
+            images,
+            str(self._weights_root),
+            world=g.ranks,
+            options={"num_cpus": g.learner_cpus, "num_gpus": g.learner_gpus},
+        )
+
+        def sampler() -> Any:
+            return start_sampler(
+                plan.model,
+                plan.engine,
+                plan.preset,
+                plan.limits,
+                self.toolbox,
+                scorer,
+                images,
+                num_cpus=g.sampler_cpus,
+                num_gpus=g.sampler_gpus,
+            )
+
+        self.samplers = [RaySampler(f"sampler-{i}", sampler) for i in range(g.samplers)]
+
+    async def ready(self, timeout_s: float) -> None:
+        """Raise what the construction of any actor raised."""
+        async with asyncio.timeout(timeout_s):
+            await asyncio.gather(
+                self.ranks.ready(),
+                *(sampler.ready() for sampler in self.samplers),
+                *(worker.ready.remote() for worker in self._searchers),
+            )
+
+    async def close(self) -> None:
+        """End every process that was started here, however it is doing."""
+        ends = [*(sampler.close() for sampler in self.samplers), self.ranks.close()]
+        with suppress(TimeoutError):  # what is left then ends with its handles, when this object goes
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*ends, return_exceptions=True)
+        for actor in (*self._searchers, *self._evaluators):
+            ray.kill(actor)
+        shutil.rmtree(self._weights_root, ignore_errors=True)

@@ -1,0 +1,31 @@
+"""From the root configuration to the plan of a GRPO run: the one place that knows where other stages leave things."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from cluster.storage import Folder
+from workflows.grpo.cast import Plan
+
+
+def plan_of(settings: Any) -> Plan:
+    """`settings` is `workflows.settings.Settings`. Defaults: the same run's SFT export and training questions."""
+    folder = settings.run.folder
+    grpo = settings.grpo
+    return Plan(
+        name=settings.run.name,
+        seed=settings.run.seed,
+        folder=folder / "grpo",
+        model=grpo.start_from or (folder / "sft/export").address,
+        questions=Folder(grpo.questions) if grpo.questions else folder / "dataset/questions/train",
+        preset=settings.agent.preset,
+        limits=settings.agent.limits,
+        engine=settings.engine,
+        search=settings.search,
+        reward=settings.reward,
+        learner=settings.learner,
+        grpo=grpo,
+        cluster=settings.cluster,
+        resolved=dataclasses.asdict(settings),
+    )

@@ -1,0 +1,138 @@
+"""Questions from a dataset's Parquet shards: FVQA's columns (papers.md 3.1) and this project's own.
+
+    data_id        str, unique                    prompt  [{role, content}]; the user's, without `<image>`
+    images         [{bytes}]                      reward_model  {ground_truth, candidate_answers: JSON list of str}
+    category, data_source  str                    kind, designed_label, measured_label  str, ours, may be missing
+
+A row that is no question is dropped, counted and listed with its reason; so is an unreadable shard. Training goes on
+without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.agent.seams import ImageRefused, ImageStore
+from actors.agent.trajectory import Label, Question
+from cluster.errors import UserError
+from cluster.storage import Folder
+
+BATCH_ROWS = 64  # held in memory at a time, pictures included
+LISTED = 20  # reasons kept in words; all are counted
+
+
+@dataclass(frozen=True)
+class Questions:
+    """By id, in order of the shards. `dropped` counts rows; `reasons` describes the first of them."""
+
+    by_id: Mapping[str, Question]
+    dropped: int
+    reasons: tuple[str, ...]
+
+
+class NoQuestion(ValueError):
+    """A row that cannot be asked."""
+
+
+def load_questions(folder: Folder, images: ImageStore) -> Questions:
+    """All questions of the `*.parquet` files in `folder`; their pictures go to `images`.
+
+    Raise `UserError` for none.
+    """
+    shards = [name for name in folder.list() if name.endswith(".parquet")]
+    if not shards:
+        raise UserError(f"there are no questions at {folder}: build the dataset first (`mmsearch dataset build`).")
+    by_id: dict[str, Question] = {}
+    reasons: list[str] = []
+    for shard in shards:
+        number = 0
+        try:
+            for number, row in enumerate(_rows(folder, shard)):
+                try:
+                    question = question_of(row, images)
+                    if question.id in by_id:
+                        raise NoQuestion(f"data_id {question.id!r} occurs twice")
+                    by_id[question.id] = question
+                except NoQuestion as problem:
+                    reasons.append(f"{shard} row {number}: {problem}")
+        except (OSError, pa.ArrowException) as error:
+            reasons.append(f"{shard}: unreadable from row {number} on: {str(error).splitlines()[0]}")
+    if not by_id:
+        raise UserError(f"none of the rows at {folder} is a question; the first problem: {reasons[0]}")
+    return Questions(by_id, len(reasons), tuple(reasons[:LISTED]))
+
+
+def question_of(row: Mapping[str, Any], images: ImageStore) -> Question:
+    """Raise `NoQuestion` with the column that is wrong."""
+    reward = row.get("reward_model") or {}
+    return Question(
+        id=_text(row, "data_id"),
+        text=_asked(row),
+        images=tuple(_image(images, i, picture) for i, picture in enumerate(row.get("images") or ())),
+        answers=_answers(reward),
+        designed_label=_label(row, "designed_label"),
+        measured_label=_label(row, "measured_label"),
+        category=row.get("category") or "",
+        kind=row.get("kind") or "",
+        source=row.get("data_source") or "",
+    )
+
+
+def _rows(folder: Folder, shard: str) -> Iterator[dict[str, Any]]:
+    files, path = folder.pyarrow_filesystem()
+    with files.open_input_file(f"{path}/{shard}") as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise NoQuestion(f"{column} is {value!r}, not a text")
+    return value
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    turns = [t for t in row.get("prompt") or () if isinstance(t, Mapping) and t.get("role") == "user"]
+    text = str(turns[-1].get("content") or "").replace("<image>", "").strip() if turns else ""
+    if not text:
+        raise NoQuestion("prompt has no text of the user")
+    return text
+
+
+def _answers(reward: Any) -> tuple[str, ...]:
+    if not isinstance(reward, Mapping):
+        raise NoQuestion(f"reward_model is {reward!r}")
+    candidates = reward.get("candidate_answers") or "[]"
+    try:
+        listed = json.loads(candidates) if isinstance(candidates, str) else list(candidates)
+    except json.JSONDecodeError:
+        raise NoQuestion(f"candidate_answers is not JSON: {candidates[:40]!r}") from None
+    answers = [a for a in (reward.get("ground_truth"), *listed) if isinstance(a, str) and a.strip()]
+    if not answers:
+        raise NoQuestion("reward_model has no answer")
+    return tuple(dict.fromkeys(answers))
+
+
+def _image(images: ImageStore, number: int, picture: Any) -> Any:
+    data = picture.get("bytes") if isinstance(picture, Mapping) else picture
+    if not isinstance(data, bytes):
+        raise NoQuestion(f"image {number} has no bytes")
+    try:
+        return images.put(data)
+    except ImageRefused as error:
+        raise NoQuestion(f"image {number}: {error}") from error
+
+
+def _label(row: Mapping[str, Any], column: str) -> Label:
+    value = row.get(column) or Label.UNKNOWN.value
+    try:
+        return Label(value)
+    except ValueError:
+        raise NoQuestion(f"{column} is {value!r}; accepted: {', '.join(Label)}") from None

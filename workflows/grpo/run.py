@@ -1,0 +1,217 @@
+"""`mmsearch grpo`: asynchronous GRPO from a start model to an exported one.
+
+    <run>/grpo/  manifest.json  metrics.jsonl  tensorboard/  trajectories/  checkpoints/  images/  export/
+
+A run that was stopped or killed continues from its newest whole checkpoint; one that is complete is not run again.
+Ctrl-C or SIGTERM: the step under way is finished, a checkpoint is made, and the command ends; a second one ends it
+at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors.agent.seams import Sampling
+from actors.agent.trajectory import Question
+from actors.model.images import BlobImages
+from actors.model.load import check_model_folder
+from cluster import runtime
+from cluster.blobs import BlobStore
+from cluster.errors import UserError
+from cluster.storage import Folder
+from workflows.grpo import manifest, start_check
+from workflows.grpo.cast import Cast, Plan
+from workflows.grpo.checkpoint import Checkpoint, CheckpointStore
+from workflows.grpo.controller import Controller, RunEnd
+from workflows.grpo.ports import BudgetSpent
+from workflows.grpo.questions import Questions, load_questions
+from workflows.grpo.ray_ports import RayLearner, RaySaver, fetch, restored
+from workflows.grpo.recorder import RunRecorder
+
+LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", "export", manifest.FILE)
+SHOWN_REASONS = 3
+
+
+def run(settings: Any, resume: bool = True) -> None:
+    """The stage, as the command line and the demo call it. Raise `UserError`, or KeyboardInterrupt when stopped."""
+    from workflows.grpo.plan import plan_of
+
+    train(plan_of(settings), resume=resume)
+
+
+def train(plan: Plan, *, resume: bool = True, console: Console | None = None) -> RunEnd:
+    """Run it to its end, or until it is stopped (KeyboardInterrupt, after a checkpoint)."""
+    console = console or Console(stderr=True)
+    plan.check()
+    if (model := Folder(plan.model)).is_local:
+        check_model_folder(model.local_path)  # before anything is started; one on s3:// is checked by who loads it
+    plan.folder.ensure_writable()
+    if not resume:
+        for name in LEAVINGS:
+            plan.folder.delete(name)
+    identity = identity_of(plan)
+    done = manifest.read(plan.folder)
+    if done.get("complete") and done.get("identity") == identity and done.get("steps") == plan.grpo.steps:
+        where = plan.folder / "export"
+        console.print(f"GRPO: the {plan.grpo.steps} steps of this configuration are done already: {where}")
+        return RunEnd(plan.grpo.steps, True, "it was complete already")
+    with runtime.connect(plan.cluster) as cluster:
+        try:
+            end = asyncio.run(_train(plan, identity, cluster, console))
+        except BudgetSpent as error:
+            raise UserError(f"{error}. A checkpoint was made; raise the budget and start again to continue.") from error
+    if not end.complete:
+        raise KeyboardInterrupt(end.reason)
+    return end
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """What must stay the same for a checkpoint to be continued."""
+    g = plan.grpo
+    return {
+        "start model": manifest.fingerprint(Folder(plan.model), ".safetensors"),
+        "questions": manifest.fingerprint(plan.questions, ".parquet"),
+        "run.seed": plan.seed,
+        "preset": plan.preset,
+        "grpo.groups_per_step": g.groups_per_step,
+        "grpo.group_size": g.group_size,
+        "grpo.max_staleness": g.max_staleness,
+        "grpo.window": g.window,
+        "grpo.temperature": g.temperature,
+        "learner.objective": dataclasses.asdict(plan.learner.objective),
+        "learner.backend.kind": plan.learner.backend.kind,
+        "reward": dataclasses.asdict(plan.reward.rule()),
+    }
+
+
+async def _train(plan: Plan, identity: Mapping[str, Any], cluster: runtime.Cluster, console: Console) -> RunEnd:
+    began = time.time()
+    images = _images(plan)
+    questions = await asyncio.to_thread(load_questions, plan.questions, images)
+    _tell_questions(questions, console)
+    store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
+    checkpoint = await asyncio.to_thread(store.latest)
+    console.print(f"GRPO: starting {plan.grpo.samplers} samplers and {plan.grpo.ranks} learner ranks")
+    cast = Cast(plan, cluster, images)
+    try:
+        await cast.ready(plan.grpo.ready_timeout_s)
+        if checkpoint:
+            console.print(f"GRPO: continuing after step {checkpoint.state.step} of {plan.grpo.steps}")
+            await cast.ranks.load((checkpoint.folder / "learner").address)
+        else:
+            await _check_start(plan, cast, questions.by_id, console)
+        end, last = await _learn(plan, cast, store, checkpoint, questions.by_id, console)
+        if end.complete:
+            await cast.ranks.export((plan.folder / "export").address)
+            took = f"{end.step} steps, this part in {time.time() - began:.0f} s"
+            console.print(f"GRPO: {took}; the model is at {plan.folder / 'export'}")
+    finally:
+        await cast.close()
+    manifest.write(
+        plan.folder,
+        identity=dict(identity),
+        settings=dict(plan.resolved),
+        seed=plan.seed,
+        steps=plan.grpo.steps,
+        step=end.step,
+        complete=end.complete,
+        reason=end.reason,
+        questions=len(questions.by_id),
+        questions_dropped=questions.dropped,
+        dropped_because=list(questions.reasons),
+        seconds=time.time() - began,
+        last_metrics={k: v for k, v in last.items() if v == v},
+    )
+    return end
+
+
+async def _learn(
+    plan: Plan,
+    cast: Cast,
+    store: CheckpointStore,
+    checkpoint: Checkpoint | None,
+    questions: Mapping[str, Question],
+    console: Console,
+) -> tuple[RunEnd, Mapping[str, float]]:
+    done = checkpoint.state.step if checkpoint else 0
+    finished = restored(checkpoint, questions) if checkpoint else []
+    g = plan.grpo
+    with RunRecorder(plan.folder, fetch, g.steps, done, g.trajectories_per_step, console) as recorder:
+        controller = Controller(
+            g,
+            questions,
+            cast.samplers,
+            RayLearner(cast.ranks),
+            RaySaver(store, cast.ranks),
+            recorder,
+            seed=plan.seed,
+            state=checkpoint.state if checkpoint else None,
+            finished=finished,
+        )
+        with _stopped_by_signals(controller):
+            end = await controller.run()
+        return end, recorder.last
+
+
+@contextmanager
+def _stopped_by_signals(controller: Controller) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops between two steps; the second one cancels everything."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    received: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        if received and task is not None:
+            task.cancel()
+        received.append(number)
+        controller.recorder.say(f"{number.name}: finishing the step under way, then a checkpoint; again: at once")
+        controller.stop(number.name)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+async def _check_start(plan: Plan, cast: Cast, questions: Mapping[str, Question], console: Console) -> None:
+    g = plan.grpo
+    if not g.start_check_questions:
+        return
+    chosen = start_check.choose(questions, g.start_check_questions, plan.seed)
+    console.print(f"GRPO: asking {len(chosen)} questions to see what there is to reinforce")
+    sampling = Sampling(temperature=g.temperature, top_p=g.top_p, max_tokens=g.max_tokens)
+    rows = start_check.rows(await start_check.play(cast.samplers, chosen, sampling, g.episode_timeout_s))
+    console.print(start_check.table_of(rows))
+    for warning in start_check.warnings(rows):
+        console.print(f"[bold yellow]warning:[/] {warning}")
+
+
+def _images(plan: Plan) -> BlobImages:
+    """Pictures of questions and thumbnails, where every node finds them: the run's folder, cached here if remote."""
+    behind = plan.folder / "images"
+    if behind.is_local:
+        return BlobImages(BlobStore(behind.local_path))
+    return BlobImages(BlobStore(Path(tempfile.gettempdir()) / f"mmsearch-images-{os.getuid()}", behind))
+
+
+def _tell_questions(questions: Questions, console: Console) -> None:
+    console.print(f"GRPO: {len(questions.by_id)} questions")
+    if questions.dropped:
+        shown = "; ".join(questions.reasons[:SHOWN_REASONS])
+        console.print(f"[yellow]{questions.dropped} rows are no questions and were dropped[/]: {shown}", markup=True)
