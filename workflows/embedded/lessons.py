@@ -34,11 +34,12 @@ from workflows.embedded.questions import MixSettings, draft_questions
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    describe: float = 0.25  # every emblem of a scene, in raster order
+    describe: float = 0.2  # every emblem of a scene, in raster order
     look: float = 0.1  # one question about one emblem
     recognise: float = 0.15  # which organisation an emblem is, or that it is unknown
-    know: float = 0.15  # facts of head organisations, or that a name is unknown
-    find: float = 0.2  # the answer among numbered results
+    know: float = 0.1  # facts of head organisations, or that a name is unknown
+    recite: float = 0.15  # one of several numbered results, word for word: copying, at its densest
+    find: float = 0.15  # the answer among numbered results
     query: float = 0.15  # what to search next, from a result or a question
 
 
@@ -107,6 +108,14 @@ class Lessons:
         return Lesson("know", ask.format(fact, it.name), f"{it.name} is known. {it.facts[fact]}")
 
     # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _recite(self) -> Lesson:
+        names = Names(self._rng)
+        facts = self._rng.sample((*ORGANISATION_FACTS, *CITY_FACTS), 2)
+        sort = self._rng.choice(["organisation", "city"])
+        lines = [f"{names.draw(sort)}: the {fact} is {self._value(names, fact)}." for fact in facts]
+        first, wanted = self._rng.choice([1, 1, 2, 3, 4]), self._rng.randrange(len(lines))
+        return Lesson("recite", f"read [{first + wanted}].\n{_information(lines, first)}", lines[wanted])
 
     def _find(self) -> Lesson:
         """The answer stands in one of two or three numbered results; its number is said with it."""
