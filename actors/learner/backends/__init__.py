@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 def build_backend(model: Any, settings: BackendSettings, ranks: Ranks) -> LearnerBackend:
     """The configured engine around a Hugging Face model. The process group must stand (`ranks.join`)."""
+    from actors.learner.backends.attention import use_fp32_attention
+    from actors.learner.backends.ranks import training_device
+
+    if settings.precision == "bf16" and training_device().type == "cpu":
+        use_fp32_attention(model)
     if settings.compile:
         # shapes differ from batch to batch, so one dynamic graph instead of one for each
         model.model.language_model.compile(dynamic=True)
