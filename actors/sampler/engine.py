@@ -14,6 +14,7 @@ import asyncio
 import io
 import itertools
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
@@ -63,7 +64,7 @@ class Engine:
 
     def __init__(
         self,
-        model_path: str,
+        model_path: str | os.PathLike[str],
         settings: EngineSettings,
         tokens: TurnTokens,
         images: ImageStore,
@@ -71,7 +72,8 @@ class Engine:
         version: int = 0,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._model_path, self._settings, self._tokens = model_path, settings, tokens
+        settings.check()
+        self._model_path, self._settings, self._tokens = str(model_path), settings, tokens
         self._pictures = _Pictures(images, settings.decoded_images)
         self._version = WeightVersion(version)
         self._clock = clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -13,19 +13,19 @@ class EngineSettings:
 
     dtype: str = "bfloat16"
     # float32 | bfloat16 | float16
-    max_model_len: int = 2048
+    max_model_len: int = field(default=2048, metadata={"ge": 1})
     # tokens of a whole episode, images expanded; follows from the protocol's limits
-    max_num_seqs: int = 128
+    max_num_seqs: int = field(default=128, metadata={"ge": 1})
     # sequences decoded together
-    max_num_batched_tokens: int = 4096
+    max_num_batched_tokens: int = field(default=4096, metadata={"ge": 1})
     # tokens per engine step, prefill included
-    images_per_prompt: int = 8
+    images_per_prompt: int = field(default=8, metadata={"ge": 0})
     # pictures in one episode at most, thumbnails included
-    kv_cache_bytes: int = 0
+    kv_cache_bytes: int = field(default=0, metadata={"ge": 0})
     # KV cache; 0: on a GPU what `gpu_memory_utilization` leaves, on a CPU 256 MiB
-    gpu_memory_utilization: float = 0.85
+    gpu_memory_utilization: float = field(default=0.85, metadata={"gt": 0, "le": 1})
     # share of a GPU's memory, when `kv_cache_bytes` is 0
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = field(default=1, metadata={"ge": 1})
     # GPUs that share one engine
     enforce_eager: bool = True
     # no torch.compile and no CUDA graphs: starts fast; a long GPU run turns this off
@@ -33,28 +33,23 @@ class EngineSettings:
     # siblings share their prompt's KV blocks; blocks are salted with the weight version
     clear_cache_on_update: bool = False
     # True recomputes running requests' KV under new weights; False keeps it (faster, off-policy mix)
-    image_cache_gb: float = 0.25
+    image_cache_gb: float = field(default=0.25, metadata={"ge": 0})
     # processed pixel values kept in the engine's front end, GB
-    decoded_images: int = 128
+    decoded_images: int = field(default=128, metadata={"ge": 0})
     # pictures kept decoded before processing
-    omp_threads: int = 1
+    omp_threads: int = field(default=1, metadata={"ge": 1})
     # CPU threads of the engine's worker
-    update_timeout_s: float = 120.0
+    update_timeout_s: float = field(default=120.0, metadata={"gt": 0})
     # a weight update that takes longer breaks the engine
-    abort_grace_s: float = 10.0
+    abort_grace_s: float = field(default=10.0, metadata={"gt": 0})
     # how long an engine may take to answer an abort before it counts as failed
-    seed: int = 0
+    seed: int = field(default=0, metadata={"ge": 0})
     # of the engine
     honour_request_seeds: bool = False
     # pass `Sampling.seed` on; not on a CPU, where vLLM dies on a seeded request whose prefill is split
     log_level: str = "ERROR"
     # vLLM's; WARNING adds lines about every layer at each weight update
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; accepted: {', '.join(_DTYPES)}")
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.images_per_prompt < 0 or self.omp_threads < 1 or self.kv_cache_bytes < 0:
-            raise ValueError("images_per_prompt and kv_cache_bytes cannot be negative, omp_threads at least 1")

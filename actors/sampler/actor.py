@@ -1,0 +1,247 @@
+"""RolloutSampler: whole episodes on one engine, as a Ray actor.
+
+Every episode is a coroutine of its own and waits for nobody: while one waits for a tool, the engine decodes the
+others. The actor gives back (summary, trajectory) as two objects, so that whoever asked owns the payload and this
+process may die without losing finished work.
+
+Always true: an episode always ends as a trajectory, also when the engine died (`failure=infra`), when its question is
+bad (`data`) or when it was cancelled; only finished or policy-failed episodes are scored; an infrastructure failure
+while scoring masks the episode, it never becomes a reward of 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+
+from actors.agent.episode import Limits, run_episode
+from actors.agent.prompts import PRESETS, Preset
+from actors.agent.seams import Generator, ImageStore, Renderer, Sampling, Toolbox
+from actors.agent.trajectory import Ending, Failure, Question, RewardParts, Summary, Trajectory
+from actors.model.load import local_model, parameter_shapes
+from actors.model.renderer import ChatRenderer, load_renderer
+from actors.sampler.engine import Engine
+from actors.sampler.settings import EngineSettings
+from actors.weights.manifest import WeightTicket, tensor_slices, verify
+
+_log = logging.getLogger(__name__)
+
+PolicyFactory = Callable[[Generator, Renderer, Question], Generator]
+MAX_CONCURRENCY = 4096  # calls that the actor accepts at a time; vLLM queues what it cannot run
+
+
+class Scorer(Protocol):
+    """Gives finished episodes their reward."""
+
+    async def score(self, question: Question, trajectory: Trajectory) -> RewardParts:
+        """Raise when the world (a judge, an actor) failed: the episode is then masked."""
+        ...
+
+
+class RolloutSampler:
+    """One engine and the episodes on it. All arguments survive pickling; `toolbox`, `scorer` and `images` are the
+    workflow's. `version` labels the weights in `model_path`."""
+
+    def __init__(
+        self,
+        model_path: str,
+        engine: EngineSettings,
+        preset_name: str,
+        limits: Limits,
+        toolbox: Toolbox,
+        scorer: Scorer,
+        images: ImageStore,
+        version: int = 0,
+    ) -> None:
+        if limits.max_total_tokens > engine.max_model_len:
+            raise ValueError(
+                f"max_total_tokens is {limits.max_total_tokens}, but max_model_len only {engine.max_model_len}"
+            )
+        self._model_path = str(local_model(model_path))
+        self._preset_name, self._limits = preset_name, limits
+        self._toolbox, self._scorer = toolbox, scorer
+        self._renderers: dict[str, ChatRenderer] = {}
+        tokens = self._renderer(_preset(preset_name))
+        self._engine = Engine(self._model_path, engine, tokens, images, version=version)
+        self._starting = asyncio.Lock()
+        self._started = False
+        self._shapes: list[dict[str, tuple[int, ...]]] = []  # of every weight, by each of its names
+        self._running: defaultdict[str, set[asyncio.Task[Trajectory]]] = defaultdict(set)
+
+    async def ready(self) -> dict[str, Any]:
+        """Start the engine if it has not been started; returns facts about it."""
+        async with self._starting:
+            if not self._started:
+                began = time.monotonic()
+                await self._engine.start()
+                self._started = True
+                _log.info("the engine started in %.1f s", time.monotonic() - began)
+        return {
+            "pid": os.getpid(),
+            "model": self._model_path,
+            "version": int(self._engine.version),
+            "healthy": self._engine.healthy(),
+        }
+
+    @ray.method(num_returns=2)
+    async def run(
+        self,
+        question: Question,
+        sample_index: int,
+        sampling: Sampling,
+        policy: str | None = None,
+        preset_name: str | None = None,
+    ) -> tuple[Summary, Trajectory]:
+        """One episode from question to reward.
+
+        `policy` names a `PolicyFactory` by dotted path ("package.module.name") that wraps the engine for this
+        episode, as evaluation arms do; `preset_name` takes the place of the sampler's own preset.
+        """
+        task = asyncio.create_task(self._play(question, sample_index, sampling, policy, preset_name))
+        self._running[question.id].add(task)
+        try:
+            trajectory = await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            trajectory = _failed(question, sample_index, Failure.INFRA, "cancelled")
+        finally:
+            self._running[question.id].discard(task)
+            if not self._running[question.id]:
+                del self._running[question.id]
+        return Summary.of(trajectory), trajectory
+
+    async def update(self, ticket: WeightTicket) -> int:
+        """Run the weights of `ticket` from the next token on; returns the version that runs now.
+
+        Raise `WeightsRefused` (the old weights stay) when what lies there is not what the ticket says or not all
+        that the model needs, and `GenerationFailed` when loading broke the engine.
+        """
+        await asyncio.to_thread(self._verify, ticket)
+        await self._engine.update(ticket.folder, ticket.version)
+        return int(self._engine.version)
+
+    async def cancel(self, question_id: str) -> int:
+        """Abort the episodes of a question; returns how many. Their `run` calls return failed trajectories."""
+        tasks = list(self._running.get(question_id, ()))
+        for task in tasks:
+            task.cancel()
+        return len(tasks)
+
+    async def healthy(self) -> bool:
+        """Whether it can be given work: the engine runs and its weights are whole."""
+        return self._started and self._engine.healthy()
+
+    async def stats(self) -> dict[str, Any]:
+        """The engine's counters and the number of episodes under way."""
+        return {**asdict(self._engine.stats()), "episodes": sum(map(len, self._running.values()))}
+
+    async def close(self) -> None:
+        """Stop the engine's processes; call before the actor is killed."""
+        await self._engine.close()
+
+    async def _play(
+        self,
+        question: Question,
+        sample_index: int,
+        sampling: Sampling,
+        policy: str | None,
+        preset_name: str | None,
+    ) -> Trajectory:
+        await self.ready()
+        preset = _preset(preset_name or self._preset_name)
+        renderer = self._renderer(preset)
+        generator: Generator = self._engine
+        if policy is not None:
+            generator = _named(policy)(self._engine, renderer, question)
+        try:
+            trajectory = await run_episode(
+                question,
+                sample_index,
+                preset,
+                generator,
+                renderer,
+                self._toolbox,
+                sampling=sampling,
+                limits=self._limits,
+                clock=time.monotonic,
+            )
+        except Exception as error:  # what no owner claimed counts as the data's fault, and is seen
+            _log.exception("episode %s/%d failed", question.id, sample_index)
+            return _failed(question, sample_index, Failure.DATA, repr(error))
+        return await self._scored(question, trajectory)
+
+    async def _scored(self, question: Question, trajectory: Trajectory) -> Trajectory:
+        if trajectory.failure in (Failure.INFRA, Failure.DATA):
+            return trajectory
+        try:
+            return trajectory.scored(await self._scorer.score(question, trajectory))
+        except Exception as error:  # whatever a judge raises: the episode itself did nothing wrong
+            _log.warning("episode %s/%d was not scored: %r", question.id, trajectory.sample_index, error)
+            problem = f"scoring failed: {error!r}"
+            return replace(trajectory, ending=Ending.FAILED, failure=Failure.INFRA, problem=problem)
+
+    def _verify(self, ticket: WeightTicket) -> None:
+        """A weight that nobody published would silently stay old in the engine, so all names are asked for.
+
+        Modules and files of one model name its weights differently; a ticket follows one of the two namings.
+        """
+        if not self._shapes:
+            files = {name: where.shape for name, where in tensor_slices(Path(self._model_path)).items()}
+            self._shapes = [parameter_shapes(self._model_path), files]
+        names = {entry.name for entry in ticket.manifest}
+        verify(ticket, max(self._shapes, key=lambda naming: len(naming.keys() & names)))
+
+    def _renderer(self, preset: Preset) -> ChatRenderer:
+        if preset.system not in self._renderers:
+            self._renderers[preset.system] = load_renderer(self._model_path, preset.system)
+        return self._renderers[preset.system]
+
+
+def start_sampler(
+    *arguments: Any,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    name: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    **keywords: Any,
+) -> Any:
+    """A handle of a RolloutSampler actor with `RolloutSampler`'s arguments. Ray must be running.
+
+    It never restarts by itself: a new process must load the current weights first, which the controller sees to.
+    """
+    options = ray.remote(RolloutSampler).options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        name=name,
+        runtime_env=runtime_env,
+        max_concurrency=MAX_CONCURRENCY,
+        max_restarts=0,
+    )
+    return options.remote(*arguments, **keywords)
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
+
+
+def _named(path: str) -> PolicyFactory:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _failed(question: Question, sample_index: int, failure: Failure, problem: str) -> Trajectory:
+    return Trajectory(question.id, sample_index, (), (), Ending.FAILED, failure, problem=problem)

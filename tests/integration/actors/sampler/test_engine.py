@@ -1,0 +1,226 @@
+"""vLLM and the learner agree on every token; weights change under running requests; what is asked to stop stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+
+from actors.agent.seams import GenerationFailed, Sampling
+from actors.agent.trajectory import ImageRef, PlacedImage, Segment, SegmentKind
+from actors.model.batch import collate
+from actors.model.expansion import ExpansionError, expand
+from actors.model.forward import token_logprobs
+from actors.model.pixels import Pixels
+from actors.model.renderer import ChatRenderer
+from actors.sampler import vllm_adapter
+from actors.sampler.engine import Engine
+from actors.weights.manifest import TornPublish, verify
+from actors.weights.transport import FolderTransport
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+FOREVER = 60.0  # seconds that no turn here needs
+
+
+async def play(
+    engine: Engine, renderer: ChatRenderer, refs: Sequence[ImageRef], sampling: Sampling, turns: int = 3
+) -> list[Segment]:
+    """An episode of several turns with two pictures at first and one more with each observation."""
+    segments = [renderer.open("Image 1: <image> Image 2: <image> who founded it?", refs[:2])]
+    for number in range(turns):
+        action = await sample(engine, segments, sampling)
+        while renderer.forbidden(action.token_ids):  # a random model may write an image token; an episode ends there
+            action = await sample(engine, segments, sampling)
+        segments.append(action)
+        if number < turns - 1:
+            page = f"<information>page {number} <image></information>"
+            segments.append(renderer.observe(page, [refs[2 + number]]))
+    return segments
+
+
+async def sample(engine: Engine, segments: Sequence[Segment], sampling: Sampling) -> Segment:
+    turn = await engine.generate(segments, sampling, deadline=time.monotonic() + FOREVER)
+    return Segment(SegmentKind.ACTION, turn.token_ids, turn.logprobs, turn.spans)
+
+
+def learner_logprobs(
+    policy, pixels: Pixels, renderer: ChatRenderer, episodes: Sequence[Sequence[Segment]], temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(learner's, sampler's) log-probs of all sampled tokens."""
+    sequences = [expand(segments, renderer.image_token) for segments in episodes]
+    batch = collate(sequences, pixels, 0, {"behaviour": [sequence.logprobs for sequence in sequences]})
+    with torch.no_grad():
+        ours = token_logprobs(policy, batch, temperature)
+    return ours.numpy(), batch.flat("behaviour").numpy()
+
+
+@pytest.fixture
+def doubled(policy, model_folder: Path, tmp_path: Path):
+    """A learner one step further: other weights, published as version 1."""
+    changed = {name: value.detach() * (1.25 if "proj" in name else 1.0) for name, value in policy.named_parameters()}
+    return changed, FolderTransport(tmp_path / "weights", model_folder).send(1, changed.items())
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def back_to_start(engine: Engine, model_folder: Path):
+    """Whatever a test loads, the next one finds version 0."""
+    yield
+    if engine.version != 0:
+        await engine.update(str(model_folder), 0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+async def test_learner_and_sampler_agree_on_logprobs_in_fp32(engine, renderer, policy, pixels, pictures, temperature):
+    sampling = Sampling(temperature=temperature, max_tokens=24)
+    rotated = [pictures.refs[i:] + pictures.refs[:i] for i in range(8)]
+    episodes = await asyncio.gather(*(play(engine, renderer, refs, sampling) for refs in rotated))
+    ours, theirs = learner_logprobs(policy, pixels, renderer, episodes, temperature)
+    assert len(ours) > 200
+    assert np.abs(ours - theirs).mean() <= 1e-5
+
+
+async def test_an_update_lands_inside_running_turns_and_the_engine_is_then_a_freshly_loaded_one(
+    engine, renderer, policy, pixels, pictures, doubled, model_folder, back_to_start
+):
+    weights, ticket = doubled
+    before = await engine.weight_checksums()
+    segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
+    story = Sampling(max_tokens=400)
+    turns = [asyncio.create_task(sample(engine, segments, story)) for _ in range(4)]
+    while not engine.stats().running:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)  # let some tokens come under version 0
+    await engine.update(ticket.folder, ticket.version)
+    assert engine.version == 1
+    long_ones = [turn for turn in await asyncio.gather(*turns) if len(turn.token_ids) == 400]
+    assert long_ones, "a random model that writes only short turns cannot show this"
+    for turn in long_ones:
+        assert [int(span.version) for span in turn.spans] == [0, 1]
+        assert turn.spans[0].end == turn.spans[1].start > 0
+
+    episode = await play(engine, renderer, pictures.refs, Sampling(max_tokens=24))
+    assert {int(span.version) for segment in episode for span in segment.spans} == {1}
+    original = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    try:
+        policy.load_state_dict(weights, strict=False)
+        ours, theirs = learner_logprobs(policy, pixels, renderer, [episode], 1.0)
+    finally:
+        policy.load_state_dict(original, strict=False)
+    assert np.abs(ours - theirs).mean() <= 1e-5
+
+    assert await engine.weight_checksums() != before
+    await engine.update(str(model_folder), 2)
+    assert await engine.weight_checksums() == before  # reloading leaves exactly what loading leaves
+
+
+async def test_tokens_are_stamped_by_us_when_the_engine_does_not(
+    engine, renderer, pictures, monkeypatch, model_folder, back_to_start
+):
+    monkeypatch.setattr(vllm_adapter, "labels_tokens", lambda llm: False)
+    segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
+    turns = [asyncio.create_task(sample(engine, segments, Sampling(max_tokens=400))) for _ in range(4)]
+    while not engine.stats().running:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    await engine.update(str(model_folder), 7)
+    spans = max((turn.spans for turn in await asyncio.gather(*turns)), key=lambda spans: spans[-1].end)
+    assert [int(span.version) for span in spans] == [0, 7]
+
+
+async def test_a_torn_publish_is_refused_before_the_engine_sees_it(engine, renderer, pictures, doubled):
+    _, ticket = doubled
+    weights = Path(ticket.folder) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(TornPublish):
+        verify(ticket)
+    assert engine.version == 0
+    assert (await play(engine, renderer, pictures.refs, Sampling(max_tokens=4), turns=1))[-1].trained
+
+
+async def test_at_its_deadline_a_turn_is_cut_and_keeps_what_was_sampled(engine, renderer, pictures):
+    segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
+    started = time.monotonic()
+    turns = await asyncio.gather(
+        *(engine.generate(segments, Sampling(max_tokens=1900), deadline=started + 1.0) for _ in range(4))
+    )
+    assert time.monotonic() - started < 5
+    cut = [turn for turn in turns if turn.stop == "aborted"]
+    assert cut
+    for turn in cut:
+        assert 0 < len(turn.token_ids) == len(turn.logprobs) < 1900
+        assert turn.spans[-1].end == len(turn.token_ids)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+
+
+async def test_a_deadline_in_the_past_costs_nothing(engine, renderer):
+    turn = await engine.generate([renderer.open("hi", [])], Sampling(), deadline=time.monotonic() - 1)
+    assert (len(turn.token_ids), turn.stop) == (0, "aborted")
+
+
+async def test_a_cancelled_caller_aborts_its_turn(engine, renderer, pictures):
+    segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
+    turn = asyncio.create_task(sample(engine, segments, Sampling(max_tokens=1900)))
+    while not engine.stats().running:
+        await asyncio.sleep(0.01)
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+
+
+async def test_a_history_that_fills_the_model_leaves_an_empty_turn(engine, renderer):
+    segments = [renderer.open("word " * 3000, [])]
+    turn = await engine.generate(segments, Sampling(), deadline=time.monotonic() + FOREVER)
+    assert (len(turn.token_ids), turn.stop) == (0, "length")
+
+
+async def test_a_turn_never_grows_beyond_the_model(engine, renderer):
+    segments = [renderer.open("word " * 250, [])]
+    room = 2048 - segments[0].expanded_length
+    turns = await asyncio.gather(
+        *(engine.generate(segments, Sampling(max_tokens=5000), deadline=time.monotonic() + FOREVER) for _ in range(3))
+    )
+    assert all(len(turn.token_ids) == room for turn in turns if turn.stop == "length")
+    assert all(turn.token_ids[-1] == renderer.end_of_turn for turn in turns if turn.stop == "end_of_turn")
+
+
+async def test_more_images_than_the_engine_takes_are_refused(engine, renderer, pictures):
+    refs = (pictures.refs * 2)[:9]
+    with pytest.raises(ExpansionError, match="images_per_prompt is 8"):
+        await sample(engine, [renderer.open("<image>" * 9, refs)], Sampling(max_tokens=2))
+
+
+async def test_lengths_that_do_not_fit_the_picture_are_found_out(engine, renderer, pictures):
+    honest = renderer.open("<image>", pictures.refs[:1])
+    wrong = PlacedImage(honest.images[0].offset, pictures.refs[0], honest.images[0].n_tokens + 1)
+    with pytest.raises(ExpansionError, match="other ids"):
+        await sample(engine, [Segment(SegmentKind.PROMPT, honest.token_ids, images=(wrong,))], Sampling(max_tokens=2))
+
+
+async def test_siblings_share_a_picture_and_a_picture_may_come_twice(engine, renderer, policy, pixels, pictures):
+    refs = [pictures.refs[0], pictures.refs[0], pictures.refs[1], pictures.refs[0]]
+    episodes = await asyncio.gather(*(play(engine, renderer, refs, Sampling(max_tokens=8)) for _ in range(4)))
+    ours, theirs = learner_logprobs(policy, pixels, renderer, episodes, 1.0)
+    assert np.abs(ours - theirs).mean() <= 1e-5
+
+
+async def test_weights_that_break_off_while_loading_take_the_engine_out_of_service(engine, renderer, pictures):
+    """Last in this file: the engine is not usable afterwards."""
+    segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
+    turn = asyncio.create_task(sample(engine, segments, Sampling(max_tokens=1900)))
+    while not engine.stats().running:
+        await asyncio.sleep(0.01)
+    with pytest.raises(GenerationFailed, match="loading weights 9 failed"):
+        await engine.update("/nowhere", 9)
+    with pytest.raises(GenerationFailed, match="loading weights 9 failed"):
+        await turn
+    assert (engine.version, engine.healthy()) == (0, False)
+    with pytest.raises(GenerationFailed):
+        await sample(engine, segments, Sampling(max_tokens=2))
