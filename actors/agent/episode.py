@@ -44,9 +44,7 @@ from actors.agent.trajectory import (
 class Limits:
     """Bounds of one episode. Token counts are expanded lengths."""
 
-    max_total_tokens: int = (
-        8192  # prompt, actions and observations together; at most the engine's max_model_len
-    )
+    max_total_tokens: int = 8192  # prompt, actions and observations together; at most the engine's max_model_len
     max_turn_tokens: int = 1024  # sampled in one turn
     turn_timeout_s: float = 120.0
     tool_timeout_s: float = 60.0
@@ -99,9 +97,7 @@ class _Episode:
         self.started = clock()
         self.segments: list[Segment] = []
         self.calls: list[ToolCall] = []
-        self.bank: list[ImageRef] = list(
-            question.images
-        )  # every image that the policy may search, in order shown
+        self.bank: list[ImageRef] = list(question.images)  # every image that the policy may search, in order shown
         self.ending: Ending | None = None
         self.failure = Failure.NONE
         self.problem = ""
@@ -112,7 +108,11 @@ class _Episode:
 
     async def play(self, generator: Generator, toolbox: Toolbox, sampling: Sampling) -> None:
         opening = self.preset.open(self.question.text, len(self.question.images))
-        self.append(self.renderer.open(opening, self.question.images))
+        prompt = self.renderer.open(opening, self.question.images)
+        if prompt.expanded_length >= self.limits.max_total_tokens:
+            self.end(Ending.FAILED, Failure.DATA, "the question alone does not fit into the episode")
+            return
+        self.append(prompt)
         for number in range(1, self.preset.max_turns + 1):
             turn = await self.turn(generator, sampling, number)
             if turn is None:
@@ -144,11 +144,7 @@ class _Episode:
         if generation.stop == "aborted":
             raise GenerationFailed("a turn did not finish before its deadline")
         text = self.renderer.decode(generation.token_ids)
-        self.append(
-            Segment(
-                SegmentKind.ACTION, generation.token_ids, generation.logprobs, generation.spans, text=text
-            )
-        )
+        self.append(Segment(SegmentKind.ACTION, generation.token_ids, generation.logprobs, generation.spans, text=text))
         if self.renderer.forbidden(generation.token_ids):
             self.end(Ending.FAILED, Failure.POLICY, "the policy wrote a token that only the task may write")
             return None
@@ -158,9 +154,7 @@ class _Episode:
         turn = parse_turn(text, self.preset.grammar)
         self.clumsy |= not turn.well_formed
         self.problem = self.problem or turn.problem
-        self.tell(
-            "action", {"reason": turn.reason, "action": turn.action, "problem": turn.problem, "text": text}
-        )
+        self.tell("action", {"reason": turn.reason, "action": turn.action, "problem": turn.problem, "text": text})
         return turn
 
     async def react(self, turn: Turn, toolbox: Toolbox, number: int) -> bool:
@@ -175,9 +169,7 @@ class _Episode:
         else:
             self.tell("tool", {"request": request})
             result = await toolbox.call(request, deadline=self.deadline(self.limits.tool_timeout_s))
-        numbered = renumber(
-            result.evidence, 1 + sum(len(call.result.evidence) for call in self.calls), number
-        )
+        numbered = renumber(result.evidence, 1 + sum(len(call.result.evidence) for call in self.calls), number)
         result = replace(result, evidence=numbered)
         self.calls.append(ToolCall(request, result, number, started))
         self.tell("result", {"request": request, "result": result})
@@ -195,7 +187,6 @@ class _Episode:
 
     def request(self, action: TextSearch | ImageSearch) -> tuple[ToolRequest, str]:
         """The call that an action asks for, and why it is refused ("" when it is not)."""
-        made = len(self.calls)
         if isinstance(action, TextSearch):
             request = ToolRequest(Tool.TEXT_SEARCH, action.query, question=self.question.text)
             bound = self.preset.max_text_searches
@@ -212,8 +203,8 @@ class _Episode:
             bound = self.preset.max_image_searches
             if not here:
                 return request, f"there is no image {action.image_number}"
-        used = sum(call.request.tool is request.tool for call in self.calls)
-        if made >= self.preset.max_tool_calls or used >= bound:
+        made = [call.request.tool for call in self.calls if call.executed]
+        if len(made) >= self.preset.max_tool_calls or made.count(request.tool) >= bound:
             return request, f"no {request.tool.replace('_', ' ')} left"
         return request, ""
 
@@ -221,9 +212,7 @@ class _Episode:
         segment = self.renderer.observe(text, images or [])
         total = sum(s.expanded_length for s in self.segments) + segment.expanded_length
         if total >= self.limits.max_total_tokens:
-            self.end(
-                Ending.OUT_OF_TOKENS, Failure.POLICY, "what a tool returned does not fit into the episode"
-            )
+            self.end(Ending.OUT_OF_TOKENS, Failure.POLICY, "what a tool returned does not fit into the episode")
             return False
         self.append(segment)
         return True

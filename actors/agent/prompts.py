@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.agent.protocol import Grammar, neutralise
+from actors.agent.protocol import Grammar
 from actors.agent.trajectory import Evidence, Outcome, Tool, ToolRequest, ToolResult
+from actors.agent.untrusted import neutralise, one_line
 
 GIVE_UP = "unable to answer due to lack of relevant information"
 
@@ -57,11 +58,7 @@ class Preset:
             lines.append(line)
         body = "\n".join(lines) if lines else neutralise(result.message or "nothing was found")
         after = self.after_image if request.tool is Tool.IMAGE_SEARCH else self.after_text
-        tail = (
-            f"\n{after.format(question=neutralise(question))}"
-            if after and result.outcome is Outcome.OK
-            else ""
-        )
+        tail = f"\n{after.format(question=neutralise(question))}" if after and result.outcome is Outcome.OK else ""
         return f"<information>{body}</information>{tail}"
 
     def complaint(self, problem: str) -> str:
@@ -70,7 +67,7 @@ class Preset:
 
     def _line(self, item: Evidence) -> str:
         number = f"[{item.number}] " if self.number_evidence else ""
-        title = f"{neutralise(item.title)}: " if item.title else ""
+        title = f"{one_line(item.title)}: " if item.title else ""
         return f"{number}{title}{neutralise(item.text)}".strip()
 
 
@@ -93,12 +90,12 @@ _MMSEARCH_R1 = Preset(
         "Here are the picture and the question:\n{images}{question}"
     ),
     after_image=(
-        "The question was: {question}\nThink inside <reason>...</reason> which result shows what is in the picture. Then "
-        "either <text_search>one short query</text_search> or <answer>short answer</answer>."
+        "The question was: {question}\nThink inside <reason>...</reason> which result shows what is in the picture. "
+        "Then either <text_search>one short query</text_search> or <answer>short answer</answer>."
     ),
     after_text=(
-        "The question was: {question}\nThink inside <reason>...</reason>, then give <answer>short answer</answer>. If the "
-        "results do not suffice, the answer is: Unable to answer due to lack of relevant information."
+        "The question was: {question}\nThink inside <reason>...</reason>, then give <answer>short answer</answer>. "
+        "If the results do not suffice, the answer is: Unable to answer due to lack of relevant information."
     ),
 )
 
@@ -114,9 +111,9 @@ _DEEPMMSEARCH_R1 = Preset(
         "You are an expert at answering questions about pictures, with web search at hand.\n"
         "Look at the picture and think inside <reason>...</reason>. Then do exactly one of the following.\n"
         "(a) <answer>short answer</answer>, when you are sure.\n"
-        "(b) Search by picture, once at most: <img_search>what to look for</img_search> cuts that part out and looks it up "
-        "(prefer this when one thing matters or the background does not), <img_search><img></img_search> looks up the whole "
-        "picture (for scenes, places and context). Close every tag that you open.\n"
+        "(b) Search by picture, once at most: <img_search>what to look for</img_search> cuts that part out and looks "
+        "it up (prefer this when one thing matters or the background does not), <img_search><img></img_search> looks "
+        "up the whole picture (for scenes, places and context). Close every tag that you open.\n"
         "(c) <text_search>short query</text_search>, as often as needed, when you know what is shown.\n"
         "Results come back inside <information>...</information>.\n{images}Question: {question}"
     ),
@@ -149,8 +146,8 @@ _EXTENDED = Preset(
         "<img_search><img></img_search> looks up the whole picture. With several pictures, say which: "
         '<img_search image="2">...</img_search>. A box in thousandths also works: '
         '<img_search box="x0,y0,x1,y1"></img_search>.\n'
-        "Results come back numbered inside <information>...</information>. If nothing helps, the answer is: Unable to answer "
-        "due to lack of relevant information.\n{images}Question: {question}"
+        "Results come back numbered inside <information>...</information>. If nothing helps, the answer is: Unable to "
+        "answer due to lack of relevant information.\n{images}Question: {question}"
     ),
 )
 

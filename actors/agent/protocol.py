@@ -1,4 +1,4 @@
-"""The one grammar between a policy and its tools: tags to actions, and what must never pass as a tag.
+"""The one grammar between a policy and its tools: tags to actions and back.
 
     turn   := <reason> words </reason> action
     action := <text_search> query </text_search>
@@ -9,7 +9,8 @@
             | <answer> words [n] </answer>                          evidence cited by number (extended)
 
 The same definitions make prompts, parse turns and decide the format reward. Parsing is lenient about everything before
-the action, so that a clumsy turn can still be carried out, and strict about `well_formed`, which the format reward reads.
+the action, so that a clumsy turn can still be carried out, and strict about `well_formed`, which the format reward
+reads. What others wrote never takes part in it: see `untrusted.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER, INFORMATION = (
 )
 WHOLE_IMAGE = "<img>"
 TAG_NAMES = (REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER, INFORMATION)
-TAGS = tuple(f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/")) + (WHOLE_IMAGE,)
+TAGS = (*(f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/")), WHOLE_IMAGE)
 
 Box = tuple[int, int, int, int]
 
@@ -58,7 +59,10 @@ Action = TextSearch | ImageSearch | Answer
 
 @dataclass(frozen=True)
 class Turn:
-    """A parsed turn. `action` is None when none can be carried out; `problem` says why, or why it is not well-formed."""
+    """A parsed turn. `action` is None when none can be carried out.
+
+    `problem` says why it is None, or why the turn is not well-formed.
+    """
 
     reason: str
     action: Action | None
@@ -103,21 +107,24 @@ def parse_turn(text: str, grammar: Grammar) -> Turn:
 
 
 def _action(found: re.Match[str], grammar: Grammar) -> tuple[Action | None, str]:
-    tag, body = found["tag"], found["body"].strip()
-    attributes = dict(_ATTRIBUTE.findall(found["attributes"] or ""))
-    if tag == ANSWER:
-        citations = tuple(dict.fromkeys(int(n) for n in _CITATION.findall(body)))
-        text = " ".join(_CITATION.sub(" ", body).split())
-        return (Answer(text, citations), "") if text else (None, "the answer is empty")
+    """The action and what is wrong with it; an action with a problem can be carried out but is not well-formed."""
+    tag, body = found["tag"], " ".join(found["body"].split())
+    pairs = _ATTRIBUTE.findall(found["attributes"] or "")
+    attributes = dict(pairs)
+    repeated = "an attribute is given twice" if len(attributes) != len(pairs) else ""
+    if tag not in (ANSWER, TEXT_SEARCH):
+        return (None, repeated) if repeated else _image_action(tag, body, attributes, grammar)
+    problem = f"<{tag}> has no attributes" if pairs else ""
     if tag == TEXT_SEARCH:
-        query = " ".join(body.split())
-        return (TextSearch(query), "") if query else (None, "the text query is empty")
-    return _image_action(tag, body, attributes, grammar)
+        if WHOLE_IMAGE in body:
+            return None, f"a text query cannot hold {WHOLE_IMAGE}"
+        return (TextSearch(body), problem) if body else (None, "the text query is empty")
+    citations = tuple(dict.fromkeys(int(n) for n in _CITATION.findall(body)))
+    text = " ".join(_CITATION.sub(" ", body).split())
+    return (Answer(text, citations), problem) if text else (None, "the answer is empty")
 
 
-def _image_action(
-    tag: str, body: str, attributes: dict[str, str], grammar: Grammar
-) -> tuple[Action | None, str]:
+def _image_action(tag: str, body: str, attributes: dict[str, str], grammar: Grammar) -> tuple[Action | None, str]:
     if tag != grammar.whole_image_tag:
         return None, f"unknown tool <{tag}>"
     number, problem = _image_number(attributes.pop("image", None), grammar)
@@ -133,19 +140,13 @@ def _image_action(
         return None, "malformed tag inside the image search"
     if not grammar.crops:
         return None, "only the whole image can be searched"
-    return ImageSearch(" ".join(body.split()), None, number), ""
+    return ImageSearch(body, None, number), ""
 
 
 def _image_number(value: str | None, grammar: Grammar) -> tuple[int, str]:
     if value is None:
         return 1, ""
-    if (
-        not grammar.image_numbers
-        or not value.isascii()
-        or not value.isdigit()
-        or len(value) > 3
-        or int(value) < 1
-    ):
+    if not grammar.image_numbers or not value.isascii() or not value.isdigit() or len(value) > 3 or int(value) < 1:
         return 1, f"image number {value!r} cannot be used"
     return int(value), ""
 
@@ -154,11 +155,7 @@ def _box(value: str | None, grammar: Grammar) -> tuple[Box | None, str]:
     if value is None:
         return None, ""
     parts = value.split(",")
-    if (
-        not grammar.boxes
-        or len(parts) != 4
-        or not all(re.fullmatch(r"\s*\d{1,4}\s*", part) for part in parts)
-    ):
+    if not grammar.boxes or len(parts) != 4 or not all(re.fullmatch(r"\s*\d{1,4}\s*", part) for part in parts):
         return None, f"box {value!r} cannot be used"
     x0, y0, x1, y1 = (int(part) for part in parts)
     if not (0 <= x0 < x1 <= 1000 and 0 <= y0 < y1 <= 1000):
@@ -183,13 +180,3 @@ def render_action(action: Action, grammar: Grammar) -> str:
         attributes += f' box="{",".join(map(str, action.box))}"'
     body = "" if action.box is not None else action.expression or WHOLE_IMAGE
     return f"<{tag}{attributes}>{body}</{tag}>"
-
-
-# "<" before anything that could start one of our tags or a chat marker. The look-alike cannot be tokenised as a tag.
-_TAG_LIKE = re.compile(r"<(?=\s*[/|a-zA-Z_!])|(?<=\|)>")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
-
-
-def neutralise(text: str) -> str:
-    """Untrusted text that can neither close its block, forge a tag or chat marker, nor hide characters."""
-    return _TAG_LIKE.sub(lambda match: "\u2039" if match[0] == "<" else "\u203a", _CONTROL.sub(" ", text))

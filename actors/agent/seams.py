@@ -1,4 +1,7 @@
-"""The Protocols that an episode meets the rest of the system at. Times are seconds; deadlines are absolute times of a clock."""
+"""The Protocols at which an episode meets the rest of the system.
+
+Times are seconds, deadlines are absolute times of a clock.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,7 @@ class Generation:
 class Generator(Protocol):
     """A policy that continues token sequences: local engine, remote sampler, or a scripted teacher."""
 
-    async def generate(
-        self, segments: Sequence[Segment], sampling: Sampling, *, deadline: float
-    ) -> Generation:
+    async def generate(self, segments: Sequence[Segment], sampling: Sampling, *, deadline: float) -> Generation:
         """Raise `GenerationFailed` when the engine (not the policy) failed."""
         ...
 
@@ -56,7 +57,7 @@ class Renderer(Protocol):
     end_of_turn: int
 
     def open(self, text: str, images: Sequence[ImageRef]) -> Segment:
-        """The first user turn, generation prompt included. Images are placed where `text` has `<image>` marks, in order."""
+        """The first user turn, generation prompt included. Images go where `text` has `<image>` marks, in order."""
         ...
 
     def observe(self, text: str, images: Sequence[ImageRef] = ()) -> Segment:

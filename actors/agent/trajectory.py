@@ -45,7 +45,7 @@ class Tool(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a tool call ended. `policy_error`: the model asked for something impossible; `infra_error`: the world failed."""
+    """How a tool call ended. `policy_error`: the model asked for the impossible; `infra_error`: the world failed."""
 
     OK = "ok"
     EMPTY = "empty"
@@ -138,7 +138,8 @@ class Segment:
         if self.kind is SegmentKind.ACTION:
             if len(self.logprobs) != n:
                 raise ValueError(f"an action of {n} tokens carries {len(self.logprobs)} log-probs")
-            if sum(s.end - s.start for s in self.spans) != n:
+            ends = [0, *(span.end for span in self.spans)]
+            if [span.start for span in self.spans] != ends[:-1] or ends != sorted(ends) or ends[-1] != n:
                 raise ValueError(f"version spans {self.spans} do not cover the {n} tokens of an action")
         elif len(self.logprobs) or self.spans:
             raise ValueError(f"a {self.kind} segment was not sampled: it has no log-probs and no versions")

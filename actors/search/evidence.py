@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 
 from actors.agent.seams import ImageRefused, ImageStore
 from actors.agent.trajectory import Evidence, ImageRef
-from actors.search import untrusted
+from actors.agent.untrusted import neutralise, one_line
 from actors.search.seams import ImageHit, TextHit
 from actors.search.settings import SearchSettings
 
 MAX_URL_CHARS = 2048  # longer ones are not addresses that anybody opens
+_ELLIPSIS = "…"
 
 
 def evidence_of(
@@ -23,8 +26,8 @@ def evidence_of(
     """At most `top_k` pieces; hits that say nothing are left out. `thumbnails` run parallel to `hits`."""
     rows: list[Evidence] = []
     for position, hit in enumerate(hits[: settings.top_k]):
-        title = untrusted.bounded(untrusted.one_line(hit.title), settings.max_title_chars)
-        text = untrusted.bounded(untrusted.sanitise(hit.text), settings.max_text_chars)
+        title = bounded(one_line(hit.title), settings.max_title_chars)
+        text = bounded(neutralise(hit.text), settings.max_text_chars)
         thumbnail = thumbnails[position] if thumbnails else None
         if not (title or text or thumbnail):
             continue
@@ -33,10 +36,10 @@ def evidence_of(
                 number=len(rows) + 1,
                 title=title,
                 text=text,
-                url=untrusted.one_line(hit.url)[:MAX_URL_CHARS],
+                url=one_line(hit.url)[:MAX_URL_CHARS],
                 provider=provider,
                 retrieved_at=retrieved_at,
-                content_sha256=untrusted.content_sha256(hit.text),
+                content_sha256=content_sha256(hit.text),
                 thumbnail=thumbnail,
             )
         )
@@ -53,3 +56,22 @@ def _stored(thumbnail: bytes, images: ImageStore) -> ImageRef | None:
         return images.put(thumbnail)
     except ImageRefused:
         return None  # the hit is worth its text without a picture
+
+
+def bounded(text: str, max_chars: int) -> str:
+    """At most `max_chars` characters, cut between words where there is one to cut at."""
+    text = text.strip()
+    if len(text) <= max_chars:
+        return text
+    if max_chars < 2:
+        return text[:max_chars]
+    head = text[: max_chars - 1]
+    cut = re.search(r"\s\S*$", head)
+    if not text[max_chars - 1].isspace() and cut and cut.start() > max_chars // 2:
+        head = head[: cut.start()]
+    return head.rstrip() + _ELLIPSIS
+
+
+def content_sha256(text: str) -> str:
+    """Of what was retrieved, before anything was done to it."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 
 from actors.agent.seams import Clock, ImageRefused, ImageStore
 from actors.agent.trajectory import Evidence, ImageRef, Outcome, Tool, ToolRequest, ToolResult
-from actors.search import pictures, untrusted
+from actors.agent.untrusted import one_line
+from actors.search import pictures
 from actors.search.cache import SingleFlightCache, request_key
 from actors.search.crop import Box, chosen, in_pixels, padded, shorter_side
 from actors.search.endpoints import Asker, Endpoint, Sleep, Tally
-from actors.search.evidence import evidence_of, stored_thumbnails
+from actors.search.evidence import bounded, evidence_of, stored_thumbnails
 from actors.search.ledger import Ledger, LedgerRow
 from actors.search.seams import (
     ErrorKind,
@@ -271,7 +272,7 @@ def _outcome(error: ProviderError, tool: Tool) -> Outcome:
 
 def _told(error: ProviderError, tool: Tool) -> str:
     """What the record and the policy read: one line, neutralised like all that comes from outside."""
-    return untrusted.bounded(f"{_spoken(tool)} failed ({error.kind}): {untrusted.one_line(error.message)}", 300)
+    return bounded(f"{_spoken(tool)} failed ({error.kind}): {one_line(error.message)}", 300)
 
 
 def _spoken(tool: Tool) -> str:

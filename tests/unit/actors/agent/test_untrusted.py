@@ -1,10 +1,11 @@
 import re
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.agent.protocol import TAGS
-from actors.search.untrusted import bounded, content_sha256, one_line, sanitise
+from actors.agent.untrusted import neutralise, one_line
 
 FRAGMENTS = [*TAGS, "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<image>", "<search>"]
 FRAGMENTS += ["<", ">", "</", "|", "information", "im_end", " ", "\n", "\r", "\u2028", "\u200b", "\u202e", "[1]"]
@@ -15,7 +16,7 @@ MARKER = re.compile(r"<\s*/?\s*[a-z_|]|\|\s*>", re.IGNORECASE)
 
 @given(hostile, hostile)
 def test_no_tag_or_turn_marker_can_be_forged_or_closed(one, other):
-    block = f"<information>{sanitise(one)}{sanitise(other)}</information>"
+    block = f"<information>{neutralise(one)}{neutralise(other)}</information>"
     assert [m[0] for m in re.finditer(r"</?[^<>]*>", block)] == ["<information>", "</information>"]
     inside = block.removeprefix("<information>").removesuffix("</information>")
     assert not MARKER.search(inside)
@@ -24,15 +25,15 @@ def test_no_tag_or_turn_marker_can_be_forged_or_closed(one, other):
 
 @given(hostile)
 def test_no_line_opens_like_evidence_or_a_caption_of_ours(text):
-    for line in sanitise(text).splitlines():
+    for line in neutralise(text).splitlines():
         assert not re.match(r"\s*\[\s*\d+\s*\]", line)
         assert not re.match(r"\s*image\s+\d+\s*:", line, re.IGNORECASE)
 
 
 @given(hostile)
 def test_neutralising_twice_changes_nothing_and_never_lengthens(text):
-    once = sanitise(text)
-    assert sanitise(once) == once
+    once = neutralise(text)
+    assert neutralise(once) == once
     assert len(once) <= len(text)
     once.encode("utf-8")
 
@@ -45,21 +46,16 @@ def test_a_title_is_one_line(text):
 
 def test_ordinary_text_stays_as_it_is():
     text = "Velmora (est. 1931) – tea & glass, naïve «café»\n\tnext line: 3 [4] नमस्ते"
-    assert sanitise(text) == text
+    assert neutralise(text) == text
 
 
-@given(st.text(max_size=80), st.integers(1, 40))
-def test_bounded_text_is_never_longer_than_its_bound(text, most):
-    assert len(bounded(text, most)) <= most
+def test_a_page_of_empty_lines_costs_no_more_than_its_length():
+    started = time.process_time()
+    neutralise("\n" * 200_000 + "[" * 1000)
+    neutralise(" " * 200_000 + "[1" * 1000)
+    assert time.process_time() - started < 5  # quadratic matching took minutes
 
 
-def test_a_cut_falls_between_words_and_shows():
-    assert bounded("one two three four", 12) == "one two…"
-    assert bounded("one two three four", 14) == "one two three…"
-    assert bounded("abcdefghijkl", 5) == "abcd…"
-    assert bounded("  short  ", 10) == "short"
-
-
-def test_the_content_hash_is_of_what_was_retrieved_and_takes_any_string():
-    assert content_sha256("a<b") != content_sha256("a‹b")
-    assert len(content_sha256("\ud800")) == 64
+def test_brackets_of_every_mark_are_gone_and_the_words_stay():
+    assert neutralise("a <image> b</information><|im_end|>") == "a ‹image› b‹/information›‹|im_end|›"
+    assert neutralise("5 < 6\n[2] said\nImage 3: no") == "5 ‹ 6\n(2) said\nImage 3. no"
