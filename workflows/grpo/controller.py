@@ -180,10 +180,15 @@ class Controller:
         for held in self.buffer.groups(GroupState.WAITING):  # of before a restart
             self._roll_out(held.id)
         while True:
-            await self._until(lambda: self.buffer.free_slots > 0)
+            await self._until(self._may_admit)
             group = self.buffer.admit(self.cursor.next(), self.version)
             if group is not None:
                 self._roll_out(group)
+
+    def _may_admit(self) -> bool:
+        """A slot is free, and the steps that are left can use one more group."""
+        wanted = (self.settings.steps - self.step) * self.settings.groups_per_step
+        return self.buffer.free_slots > 0 and self.buffer.held < wanted
 
     def _roll_out(self, group: GroupId) -> None:
         self.buffer.start(group)

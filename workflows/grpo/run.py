@@ -43,6 +43,17 @@ LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", "expo
 SHOWN_REASONS = 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run finds before anything is started; whatever is wrong with it is said before Ray is there."""
+
+    identity: dict[str, Any]
+    images: BlobImages
+    questions: Questions
+    store: CheckpointStore
+    checkpoint: Checkpoint | None
+
+
 def run(settings: Any, resume: bool = True) -> None:
     """The stage, as the command line and the demo call it. Raise `UserError`, or KeyboardInterrupt when stopped."""
     from workflows.grpo.plan import plan_of
@@ -66,9 +77,14 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
         where = plan.folder / "export"
         console.print(f"GRPO: the {plan.grpo.steps} steps of this configuration are done already: {where}")
         return RunEnd(plan.grpo.steps, True, "it was complete already")
+    images = _images(plan)
+    questions = load_questions(plan.questions, images)
+    _tell_questions(questions, console)
+    store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
+    start = Start(identity, images, questions, store, store.latest())
     with runtime.connect(plan.cluster) as cluster:
         try:
-            end = asyncio.run(_train(plan, identity, cluster, console))
+            end = asyncio.run(_train(plan, start, cluster, console))
         except BudgetSpent as error:
             raise UserError(f"{error}. A checkpoint was made; raise the budget and start again to continue.") from error
     if not end.complete:
@@ -95,15 +111,11 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-async def _train(plan: Plan, identity: Mapping[str, Any], cluster: runtime.Cluster, console: Console) -> RunEnd:
+async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Console) -> RunEnd:
     began = time.time()
-    images = _images(plan)
-    questions = await asyncio.to_thread(load_questions, plan.questions, images)
-    _tell_questions(questions, console)
-    store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
-    checkpoint = await asyncio.to_thread(store.latest)
+    questions, checkpoint = start.questions, start.checkpoint
     console.print(f"GRPO: starting {plan.grpo.samplers} samplers and {plan.grpo.ranks} learner ranks")
-    cast = Cast(plan, cluster, images)
+    cast = Cast(plan, cluster, start.images)
     try:
         await cast.ready(plan.grpo.ready_timeout_s)
         if checkpoint:
@@ -111,7 +123,7 @@ async def _train(plan: Plan, identity: Mapping[str, Any], cluster: runtime.Clust
             await cast.ranks.load((checkpoint.folder / "learner").address)
         else:
             await _check_start(plan, cast, questions.by_id, console)
-        end, last = await _learn(plan, cast, store, checkpoint, questions.by_id, console)
+        end, last = await _learn(plan, cast, start, console)
         if end.complete:
             await cast.ranks.export((plan.folder / "export").address)
             took = f"{end.step} steps, this part in {time.time() - began:.0f} s"
@@ -120,7 +132,7 @@ async def _train(plan: Plan, identity: Mapping[str, Any], cluster: runtime.Clust
         await cast.close()
     manifest.write(
         plan.folder,
-        identity=dict(identity),
+        identity=start.identity,
         settings=dict(plan.resolved),
         seed=plan.seed,
         steps=plan.grpo.steps,
@@ -136,14 +148,8 @@ async def _train(plan: Plan, identity: Mapping[str, Any], cluster: runtime.Clust
     return end
 
 
-async def _learn(
-    plan: Plan,
-    cast: Cast,
-    store: CheckpointStore,
-    checkpoint: Checkpoint | None,
-    questions: Mapping[str, Question],
-    console: Console,
-) -> tuple[RunEnd, Mapping[str, float]]:
+async def _learn(plan: Plan, cast: Cast, start: Start, console: Console) -> tuple[RunEnd, Mapping[str, float]]:
+    checkpoint, questions = start.checkpoint, start.questions.by_id
     done = checkpoint.state.step if checkpoint else 0
     finished = restored(checkpoint, questions) if checkpoint else []
     g = plan.grpo
@@ -153,7 +159,7 @@ async def _learn(
             questions,
             cast.samplers,
             RayLearner(cast.ranks),
-            RaySaver(store, cast.ranks),
+            RaySaver(start.store, cast.ranks),
             recorder,
             seed=plan.seed,
             state=checkpoint.state if checkpoint else None,
