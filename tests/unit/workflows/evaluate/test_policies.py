@@ -1,0 +1,105 @@
+"""The baselines: what they take from the model, and what they force on it."""
+
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.agent.prompts import PRESETS
+from actors.agent.seams import Sampling
+from actors.agent.trajectory import Ending, SegmentKind, Tool
+from tests.unit.workflows.evaluate.evaluation_world import QUESTION, Finds, Scripted, play, renderer
+from workflows.evaluate.arms import ARMS, POLICIES, WEIGHTS, policy_path
+from workflows.evaluate.policies import Direct, direct, rag, rag_mmsearch_r1
+
+CROP = "<reason>a red star is unknown.</reason><img_search>red star</img_search>"
+WHOLE = "<reason>a red star is unknown.</reason><img_search><img></img_search>"
+QUERY = "<reason>it is Velo.</reason><text_search>Velo founder</text_search>"
+ANSWER = "<reason>it is Ada.</reason><answer>Ada Lune [1]</answer>"
+
+
+@pytest.fixture(scope="module")
+def words():
+    return renderer()
+
+
+def actions(trajectory):
+    return [segment for segment in trajectory.segments if segment.kind is SegmentKind.ACTION]
+
+
+async def test_direct_leaves_an_answer_as_it_was_sampled(words):
+    model, tools = Scripted(words, [ANSWER]), Finds()
+    played = await play(direct(model, words, QUESTION), words, tools)
+    assert (played.answer, tools.requests) == ("Ada Lune", [])
+    assert np.array_equal(actions(played)[0].token_ids, words.action(ANSWER))
+
+
+async def test_direct_keeps_the_thought_and_makes_a_searching_turn_answer(words):
+    model, tools = Scripted(words, [CROP, "Ada Lune</answer>"]), Finds()
+    played = await play(direct(model, words, QUESTION), words, tools)
+    assert (played.answer, played.ending, played.format_ok) == ("Ada Lune", Ending.ANSWERED, True)
+    assert tools.requests == []
+    begun = model.histories[1][-1]
+    assert words.decode(begun.token_ids).replace(" ", "") == "<reason>aredstarisunknown.</reason><answer>"
+    assert model.rooms[1] == model.rooms[0] - len(begun.token_ids)  # the bound of the turn stays
+    assert sum(span.end - span.start for span in actions(played)[0].spans) == len(actions(played)[0].token_ids)
+
+
+async def test_direct_that_has_no_room_for_an_answer_is_out_of_tokens(words):
+    thought = "<reason>a red star is unknown.</reason>"
+    room = len(words.action(thought))
+    cut = await Direct(Scripted(words, [thought]), words).generate([], Sampling(max_tokens=room), deadline=1.0)
+    assert (cut.stop, len(cut.token_ids)) == ("length", room)
+
+
+@pytest.mark.parametrize("first", [CROP, WHOLE, QUERY, ANSWER, "no tags at all"])
+async def test_rag_searches_the_whole_image_first_whatever_the_model_wants(words, first):
+    model, tools = Scripted(words, [first, QUERY, ANSWER]), Finds()
+    played = await play(rag(model, words, QUESTION), words, tools)
+    assert [(r.tool, r.query) for r in tools.requests] == [(Tool.IMAGE_SEARCH, ""), (Tool.TEXT_SEARCH, "Velo founder")]
+    assert (played.answer, played.citations, played.format_ok) == ("Ada Lune", (1,), True)
+
+
+async def test_rag_asks_the_question_where_the_model_has_no_query_of_its_own(words):
+    model, tools = Scripted(words, [CROP, ANSWER, ANSWER]), Finds()
+    await play(rag(model, words, QUESTION), words, tools)
+    assert tools.requests[1].query == QUESTION.text
+
+
+async def test_rag_answers_after_two_searches_even_if_the_model_would_search_on(words):
+    model, tools = Scripted(words, [CROP, QUERY, QUERY, "Ada Lune</answer>"]), Finds()
+    played = await play(rag(model, words, QUESTION), words, tools)
+    assert (played.answer, len(tools.requests)) == ("Ada Lune", 2)
+
+
+async def test_rag_without_an_image_searches_text_alone(words):
+    model, tools, bare = Scripted(words, [ANSWER, ANSWER]), Finds(), replace(QUESTION, images=())
+    played = await play(rag(model, words, bare), words, tools, bare)
+    assert [request.tool for request in tools.requests] == [Tool.TEXT_SEARCH]
+    assert played.answer == "Ada Lune"
+
+
+async def test_rag_speaks_the_tag_of_mmsearch_r1_under_its_protocol(words):
+    model, tools = Scripted(words, [CROP, QUERY, ANSWER]), Finds()
+    played = await play(rag_mmsearch_r1(model, words, QUESTION), words, tools, preset="mmsearch_r1")
+    assert [request.tool for request in tools.requests] == [Tool.IMAGE_SEARCH, Tool.TEXT_SEARCH]
+    assert played.ending is Ending.ANSWERED
+
+
+async def test_a_model_that_never_stops_is_forced_to_search_all_the_same_and_then_is_out_of_tokens(words):
+    model, tools = Scripted(words, ["star " * 50] * 3, stop="length"), Finds()
+    played = await play(rag(model, words, QUESTION), words, tools)
+    assert (len(tools.requests), played.ending) == (2, Ending.OUT_OF_TOKENS)
+
+
+def test_every_arm_names_weights_and_a_policy_that_can_be_imported():
+    for arm in ARMS.values():
+        assert arm.weights in WEIGHTS
+        assert arm.policy == "" or arm.policy in POLICIES
+        for preset in PRESETS:
+            path = policy_path(arm, preset)
+            assert (path is None) == (arm.policy == "")
+            if path:
+                module, _, name = path.rpartition(".")
+                assert callable(getattr(importlib.import_module(module), name))

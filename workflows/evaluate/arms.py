@@ -1,0 +1,45 @@
+"""The arms of an evaluation: which weights, played under which policy. Imports nothing heavy.
+
+An arm's policy is a `PolicyFactory` of workflows/evaluate/policies.py that wraps the engine; none is the model itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Where a run's stages leave their models, by the name that arms and `mmsearch ask --checkpoint` use.
+WEIGHTS = {"base": "base", "sft": "sft/export", "rl": "grpo/export"}
+MADE_BY = {"base": "pretrain", "sft": "sft", "rl": "grpo"}  # the command
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    weights: str  # a key of WEIGHTS
+    policy: str  # a key of POLICIES; "" for the model as it is
+    says: str  # for the table's reader
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("direct", "sft", "direct", "SFT weights without tools: a turn that would search is made to answer"),
+        Arm("direct_base", "base", "direct", "the base model without tools"),
+        Arm("rag", "sft", "rag", "SFT weights, always: whole-image search, text search, answer"),
+        Arm("rag_rl", "rl", "rag", "RL weights, always: whole-image search, text search, answer"),
+        Arm("base", "base", "", "the base model with tools, never trained to use them"),
+        Arm("sft", "sft", "", "SFT weights, searching as they like"),
+        Arm("rl", "rl", "", "RL weights, searching as they like"),
+    )
+}
+
+POLICIES = {
+    "direct": "workflows.evaluate.policies.direct",
+    "rag": "workflows.evaluate.policies.rag",
+}
+_PRESETS_OWN = {("rag", "mmsearch_r1"): "workflows.evaluate.policies.rag_mmsearch_r1"}  # another tag for whole images
+
+
+def policy_path(arm: Arm, preset: str) -> str | None:
+    """The dotted path of an arm's policy under a protocol preset; None for the model as it is."""
+    return _PRESETS_OWN.get((arm.policy, preset)) or (POLICIES[arm.policy] if arm.policy else None)

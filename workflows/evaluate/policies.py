@@ -1,0 +1,126 @@
+"""Policies of the baselines: Generators that let the model write and take its freedom to search.
+
+Both keep what the model thinks in a turn and change what it does, so that what is forced stays as close as possible
+to what the model was trained on: a baseline is to lose because of what it may not do, not because of how it is made
+to. Forced tokens carry log-prob 0; evaluation does not train on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from actors.agent.prompts import PRESETS
+from actors.agent.protocol import (
+    ANSWER,
+    Action,
+    Answer,
+    Grammar,
+    ImageSearch,
+    TextSearch,
+    parse_turn,
+    render_turn,
+)
+from actors.agent.seams import Generation, Generator, Sampling
+from actors.agent.trajectory import IntArray, Question, Segment, SegmentKind, VersionSpan
+from actors.agent.untrusted import one_line
+from actors.model.renderer import ChatRenderer
+
+
+class Direct:
+    """Never searches: when the model's turn is no answer, it is kept up to its thought and made to answer."""
+
+    def __init__(self, model: Generator, renderer: ChatRenderer) -> None:
+        self._model, self._renderer = model, renderer
+
+    async def generate(self, segments: Sequence[Segment], sampling: Sampling, *, deadline: float) -> Generation:
+        free = await self._model.generate(segments, sampling, deadline=deadline)
+        if free.stop != "end_of_turn" or self._renderer.forbidden(free.token_ids):
+            return free
+        turn = parse_turn(self._renderer.decode(free.token_ids), Grammar())
+        if isinstance(turn.action, Answer):
+            return free
+        begun = _said(self._renderer.encode(f"<reason>{turn.reason}</reason><{ANSWER}>"), free)
+        left = sampling.max_tokens - len(begun.token_ids)
+        if left < 1:
+            return replace(_cut(begun, sampling.max_tokens), stop="length")
+        history = [*segments, Segment(SegmentKind.ACTION, begun.token_ids, begun.logprobs, begun.spans)]
+        rest = await self._model.generate(history, replace(sampling, max_tokens=left), deadline=deadline)
+        return _joined(begun, rest)
+
+
+class Rag:
+    """Always searches twice, the whole image and then a text, and then answers.
+
+    The text query is the model's own where it writes one, else the question. Without an image there is one search.
+    """
+
+    def __init__(self, model: Generator, renderer: ChatRenderer, question: Question, grammar: Grammar) -> None:
+        self._model, self._renderer, self._grammar = model, renderer, grammar
+        query = TextSearch(one_line(question.text))
+        self._forced: tuple[Action, ...] = (ImageSearch(), query) if question.images else (query,)
+        self._answering = Direct(model, renderer)
+
+    async def generate(self, segments: Sequence[Segment], sampling: Sampling, *, deadline: float) -> Generation:
+        turns = sum(segment.kind is SegmentKind.ACTION for segment in segments)
+        if turns >= len(self._forced):
+            return await self._answering.generate(segments, sampling, deadline=deadline)
+        free = await self._model.generate(segments, sampling, deadline=deadline)
+        if free.stop == "aborted":
+            return free
+        turn = parse_turn(self._renderer.decode(free.token_ids), self._grammar)
+        forced = self._forced[turns]
+        if isinstance(forced, TextSearch) and isinstance(turn.action, TextSearch):
+            return free
+        said = _said(self._renderer.action(render_turn(turn.reason, forced, self._grammar)), free)
+        return _cut(said, sampling.max_tokens)
+
+
+# --- what `RolloutSampler.run` is given by dotted path --------------------------------------------------------
+
+
+def direct(model: Generator, renderer: ChatRenderer, question: Question) -> Direct:
+    """The `PolicyFactory` of Direct."""
+    return Direct(model, renderer)
+
+
+def rag(model: Generator, renderer: ChatRenderer, question: Question) -> Rag:
+    """The `PolicyFactory` of Rag."""
+    return Rag(model, renderer, question, Grammar())
+
+
+def rag_mmsearch_r1(model: Generator, renderer: ChatRenderer, question: Question) -> Rag:
+    """The `PolicyFactory` of Rag under MMSearch-R1's protocol, which has a tag of its own for whole images."""
+    return Rag(model, renderer, question, PRESETS["mmsearch_r1"].grammar)
+
+
+# --- turns that were not sampled -------------------------------------------------------------------------------
+
+
+def _said(token_ids: Sequence[int] | IntArray, instead_of: Generation) -> Generation:
+    """A turn with these ids in place of a sampled one, under the same version."""
+    ids = np.asarray(token_ids, dtype=np.int32)
+    version = instead_of.spans[-1].version if instead_of.spans else 0
+    spans = (VersionSpan(version, 0, len(ids)),)  # type: ignore[arg-type]
+    return Generation(ids, np.zeros(len(ids), dtype=np.float32), spans, "end_of_turn")
+
+
+def _joined(begun: Generation, rest: Generation) -> Generation:
+    start = len(begun.token_ids)
+    moved = tuple(replace(span, start=span.start + start, end=span.end + start) for span in rest.spans)
+    return Generation(
+        np.concatenate([begun.token_ids, rest.token_ids]),
+        np.concatenate([begun.logprobs, rest.logprobs]),
+        begun.spans + moved,
+        rest.stop,
+    )
+
+
+def _cut(turn: Generation, room: int) -> Generation:
+    """As it is when it fits into `room` tokens, else its beginning, as a turn that did not end."""
+    if len(turn.token_ids) <= room:
+        return turn
+    spans = (replace(turn.spans[0], end=room),)
+    return Generation(turn.token_ids[:room], turn.logprobs[:room], spans, "length")

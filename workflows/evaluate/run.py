@@ -1,0 +1,271 @@
+"""`mmsearch evaluate`: arms on held-out questions, on samplers that all arms share.
+
+<run>/evaluate/  <arm>.parquet  one row per episode, whole trajectory included
+                 <arm>.json     what the rows were made from; written after them, so that a run that was stopped
+                                continues with the first arm that is not complete
+                 results.json   the numbers, written last
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from actors.agent.episode import Limits
+from actors.agent.prompts import PRESETS
+from actors.agent.seams import ImageStore, Sampling
+from actors.agent.trajectory import Question
+from actors.model.load import local_model
+from actors.reward.settings import RewardSettings
+from actors.sampler.settings import EngineSettings
+from actors.search.settings import SearchSettings
+from cluster import runtime
+from cluster.errors import UserError
+from cluster.runtime import RuntimeSettings
+from cluster.storage import Folder
+from workflows.evaluate import report
+from workflows.evaluate.arms import ARMS, MADE_BY, WEIGHTS, policy_path
+from workflows.evaluate.cast import Cast
+from workflows.evaluate.play import ArmSampler, play_arm, ticket_of
+from workflows.evaluate.rows import Row, read_rows, row_of, write_rows
+from workflows.evaluate.settings import EvaluateSettings
+from workflows.grpo.manifest import fingerprint, versions
+from workflows.grpo.prompts_cursor import epoch_order
+from workflows.grpo.questions import Questions, load_questions
+
+GRACE_S = 60.0  # beyond an episode's own time limit, before it is given up from outside
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that one evaluation needs to know, from wherever it was configured."""
+
+    seed: int
+    folder: Folder  # where its results go
+    models: Mapping[str, str]  # address of the model folder, by the names of WEIGHTS
+    questions: Folder  # Parquet shards
+    images: ImageStore
+    preset: str
+    limits: Limits
+    engine: EngineSettings
+    search: SearchSettings
+    reward: RewardSettings
+    evaluate: EvaluateSettings
+    cluster: RuntimeSettings
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.evaluate.temperature, max_tokens=self.evaluate.max_tokens)
+
+    @property
+    def max_calls(self) -> int:
+        """Tool calls that the protocol allows in an episode."""
+        return PRESETS[self.preset].max_tool_calls
+
+    def identity(self, arm: str) -> dict[str, Any]:
+        """What an arm's rows depend on: with the same, they need not be made again."""
+        e = self.evaluate
+        return {
+            "weights": fingerprint(Folder(self.models[ARMS[arm].weights]), ".safetensors"),
+            "questions": fingerprint(self.questions, ".parquet"),
+            "policy": policy_path(ARMS[arm], self.preset),
+            "preset": self.preset,
+            "limits": dataclasses.asdict(self.limits),
+            "sampling": dataclasses.asdict(self.sampling),
+            "asked": [e.questions, e.samples, self.seed],
+            "dtype": self.engine.dtype,
+            "top_k": self.search.top_k,
+            "reward": dataclasses.asdict(self.reward.rule()),
+        }
+
+
+def plan_of(settings: Any) -> Plan:
+    """`settings` is `workflows.settings.Settings`. The one place here that knows where other stages leave things."""
+    from workflows.embedded.provision import provisioned
+    from workflows.run_folder import RunFolder
+
+    settings = provisioned(settings)
+    run = RunFolder(settings.run.folder)
+    dataset = settings.evaluate.dataset
+    return Plan(
+        seed=settings.run.seed,
+        folder=run.root / "evaluate",
+        models={name: (run.root / where).address for name, where in WEIGHTS.items()},
+        questions=Folder(dataset) if dataset else run.questions("test"),
+        images=run.images(),
+        preset=settings.agent.preset,
+        limits=settings.agent.limits,
+        engine=settings.engine,
+        search=settings.search,
+        reward=settings.reward,
+        evaluate=settings.evaluate,
+        cluster=settings.cluster,
+    )
+
+
+def run(settings: Any) -> None:
+    """The stage, as the command line and the demo call it. Raises `UserError`."""
+    evaluate(plan_of(settings))
+
+
+def evaluate(plan: Plan, console: Console | None = None) -> dict[str, Any]:
+    """Play what has not been played, print the tables, write and return the results."""
+    console = console or Console(stderr=True)
+    began = time.time()
+    models = check_models(plan)
+    plan.folder.ensure_writable()
+    questions = load_questions(plan.questions, plan.images)
+    asked = choose(questions.by_id, plan.evaluate.questions, plan.seed)
+    tell = f"evaluate: {len(asked)} of {len(questions.by_id)} held-out questions, arms {', '.join(plan.evaluate.arms)}"
+    console.print(tell, highlight=False)
+    if questions.dropped:
+        first = questions.reasons[0]
+        console.print(f"{questions.dropped} rows are no questions and were dropped, the first: {first}", markup=False)
+    arms = {name: rows for name in plan.evaluate.arms if (rows := finished(plan, name))}
+    for name in arms:
+        console.print(f"evaluate: arm {name} was played already with the same weights and questions", highlight=False)
+    missing = [name for name in plan.evaluate.arms if name not in arms]
+    if missing:
+        with runtime.connect(plan.cluster) as cluster:
+            arms |= asyncio.run(_play(plan, cluster, models, asked, missing, console))
+    return _conclude(plan, {name: arms[name] for name in plan.evaluate.arms}, questions, time.time() - began, console)
+
+
+def check_models(plan: Plan) -> dict[str, Path]:
+    """The local folder of every model that the arms need, checked. Raises `UserError` with the command that mends."""
+    found: dict[str, Path] = {}
+    for name in plan.evaluate.arms:
+        weights = ARMS[name].weights
+        address = plan.models[weights]
+        if not Folder(address).exists("config.json"):
+            raise UserError(
+                f"Arm {name} needs the model at {address}, which is not there: run `mmsearch {MADE_BY[weights]}`"
+                " first, or leave the arm out of evaluate.arms."
+            )
+        found[weights] = found.get(weights) or local_model(address)
+    return found
+
+
+def choose(questions: Mapping[str, Question], n: int, seed: int) -> list[Question]:
+    """All, or `n` of them; the same for the same seed, in an order of ids."""
+    ids = epoch_order(questions, seed, 0)[:n] if n else list(questions)
+    return [questions[id] for id in sorted(ids)]
+
+
+def finished(plan: Plan, arm: str) -> list[Row]:
+    """The rows of an arm that was played before with the same everything; none otherwise."""
+    try:
+        done = plan.folder.read_json(f"{arm}.json")
+        if done != _as_json(plan.identity(arm)):
+            return []
+        return read_rows(plan.folder, f"{arm}.parquet")
+    except (OSError, ValueError, TypeError):  # none, torn, or of an older format: played again
+        return []
+
+
+async def _play(
+    plan: Plan, cluster: runtime.Cluster, models: Mapping[str, Path], asked: Sequence[Question], arms: Sequence[str],
+    console: Console,
+) -> dict[str, list[Row]]:  # fmt: skip
+    first = ARMS[arms[0]].weights
+    console.print(f"evaluate: starting {plan.evaluate.samplers} engine(s) with the {first} weights", highlight=False)
+    cast = Cast(plan, cluster, str(models[first]))
+    rows: dict[str, list[Row]] = {}
+    total = len(asked) * plan.evaluate.samples
+    try:
+        await cast.ready(plan.evaluate.ready_timeout_s)
+        live = first
+        with _progress(console) as bar:
+            for name in arms:
+                if ARMS[name].weights != live:
+                    live = ARMS[name].weights
+                    await _publish(plan, cast.samplers, models[live], list(models).index(live) + 1)
+                task = bar.add_task(f"arm {name}", total=total)
+                rows[name] = await _play_arm(plan, cast.samplers, asked, name, lambda task=task: bar.advance(task))
+                if not console.is_terminal:
+                    console.print(f"evaluate: arm {name} was played", highlight=False)
+    finally:
+        await cast.close()
+    return rows
+
+
+async def _publish(plan: Plan, samplers: Sequence[ArmSampler], folder: Path, version: int) -> None:
+    ticket = await asyncio.to_thread(ticket_of, folder, version)
+    async with asyncio.timeout(plan.evaluate.update_timeout_s):
+        await asyncio.gather(*(sampler.load(ticket) for sampler in samplers))
+
+
+async def _play_arm(
+    plan: Plan, samplers: Sequence[ArmSampler], asked: Sequence[Question], arm: str, told: Any
+) -> list[Row]:
+    e = plan.evaluate
+    played = await play_arm(
+        samplers,
+        asked,
+        policy_path(ARMS[arm], plan.preset),
+        plan.sampling,
+        samples=e.samples,
+        concurrency=e.concurrency,
+        retries=e.retries,
+        timeout_s=plan.limits.episode_timeout_s + GRACE_S,
+        told=told,
+    )
+    rows = [row_of(arm, one.question, one.trajectory, one.attempts) for one in played]
+    await asyncio.to_thread(write_rows, plan.folder, f"{arm}.parquet", rows)
+    if all(row.counts for row in rows):  # else a further run may do better
+        await asyncio.to_thread(plan.folder.write_json, f"{arm}.json", plan.identity(arm))
+    return rows
+
+
+def _conclude(
+    plan: Plan, arms: Mapping[str, Sequence[Row]], questions: Questions, seconds: float, console: Console
+) -> dict[str, Any]:
+    results = {
+        "seed": plan.seed,
+        "preset": plan.preset,
+        "max_calls": plan.max_calls,
+        "questions": len({row.question_id for rows in arms.values() for row in rows}),
+        "dropped": questions.dropped,
+        "dropped_because": list(questions.reasons),
+        "seconds": seconds,
+        "versions": versions(),
+        "arms": {
+            name: {"model": plan.models[ARMS[name].weights], "says": ARMS[name].says}
+            | report.arm_document(rows, plan.max_calls)
+            for name, rows in arms.items()
+        },
+    }
+    plan.folder.write_json(report.RESULTS, results)
+    show(arms, plan.max_calls)
+    console.print(f"evaluate: {seconds:.0f} s; rows and {report.RESULTS} are at {plan.folder}", highlight=False)
+    return results
+
+
+def show(arms: Mapping[str, Sequence[Row]], max_calls: int) -> None:
+    """The tables, on standard output."""
+    out = Console()
+    out.print(report.overall_table(arms, max_calls))
+    out.print(report.kinds_table(arms, max_calls))
+    out.print(report.legend(list(arms)), highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+def _as_json(value: Any) -> Any:
+    """As it comes back from a JSON file."""
+    import json
+
+    return json.loads(json.dumps(value))
