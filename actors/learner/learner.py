@@ -69,7 +69,8 @@ class Learner:
 
     def _frozen(self) -> Any:
         """The model as it starts, to measure the divergence from. A resumed run starts from the same folder."""
-        reference = load_policy(self._source, _dtype(self._settings)).to(self._backend.device)
+        reference: Any = load_policy(self._source, _dtype(self._settings))
+        reference = reference.to(self._backend.device)
         return reference.requires_grad_(False).eval()
 
     def train(self, groups: Sequence[Sequence[Trajectory]], version: int) -> StepStats:

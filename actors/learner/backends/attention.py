@@ -37,7 +37,5 @@ def _attend(
 
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    out, _ = sdpa_attention_forward(
-        module, query.float(), key.float(), value.float(), attention_mask, **options
-    )
+    out, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
     return out.to(query.dtype), None

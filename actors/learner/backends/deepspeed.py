@@ -7,10 +7,12 @@ is turned off; the accumulation boundary is set by hand, so a step may have any 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,11 @@ class DeepSpeedBackend:
         model = model.to(torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         decay = settings.optimizer.weight_decay
         groups = [(members, decay if decays else 0.0) for decays, members in decay_groups(model).items() if members]
-        self.engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=Scorer(model), optimizer=adamw(groups, settings), config=engine_config(settings, ranks)
-        )
+        config = engine_config(settings, ranks)
+        with redirect_stdout(io.StringIO()):  # its bf16 optimizer prints memory reports that none asked for
+            self.engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=Scorer(model), optimizer=adamw(groups, settings), config=config
+            )
         self.engine.train()
         if settings.precision == "bf16" and settings.zero_stage == 0:
             # FP16_UnfusedOptimizer makes an empty step when it is built: Adam would start at its second one
@@ -101,12 +105,11 @@ class DeepSpeedBackend:
         lr = learning_rate(self.steps, self._settings.optimizer)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        if self._settings.zero_stage == 0:
-            # gradients are whole and already reduced here; DeepSpeed itself would step on NaN
-            norm = self._whole_norm()
-            if not math.isfinite(norm):
-                self.engine.zero_grad()
-                return norm, lr, NOT_FINITE
+        # at stage 0 gradients are whole and already reduced here, and DeepSpeed itself would step on NaN
+        norm = self._whole_norm() if self._settings.zero_stage == 0 else 0.0
+        if not math.isfinite(norm):
+            self.engine.zero_grad()
+            return norm, lr, NOT_FINITE
         self.engine.step()
         if self._settings.zero_stage > 0:
             norm = float(self.engine.get_global_grad_norm() or 0.0)
@@ -156,7 +159,6 @@ def import_deepspeed() -> Any:
     """DeepSpeed without its 45 s build of a shared-memory op that one machine's gloo does not need."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DS_LOG_LEVEL", "warning")
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

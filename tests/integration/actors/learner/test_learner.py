@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def make_learner(tiny_folder, images, tmp_path):
 def published(learner: Learner, version: int) -> dict[str, torch.Tensor]:
     ticket = learner.publish(version)
     assert ticket is not None
-    return dict(FolderTransport(ticket.folder).receive(ticket))
+    return dict(FolderTransport(Path(ticket.folder)).receive(ticket))
 
 
 def test_episodes_become_an_update_and_a_folder_that_a_model_loads_from(make_learner, groups, tiny_folder):
@@ -54,7 +55,7 @@ def test_episodes_become_an_update_and_a_folder_that_a_model_loads_from(make_lea
     assert numbers["batch_staleness_max"] == 1
     assert numbers["skipped"] == 0
     assert numbers["tokens"] == sum(t.sampled_tokens for group in groups for t in group)
-    after = dict(FolderTransport(ticket.folder).receive(ticket))
+    after = dict(FolderTransport(Path(ticket.folder)).receive(ticket))
     assert any(not torch.equal(after[name], before[name]) for name in before)
     assert set(after) == {name for name, _ in load_policy(tiny_folder).named_parameters()}
     learner.close()
@@ -134,3 +135,31 @@ async def test_the_ray_actor_takes_references_and_returns_tickets(ray_cluster, t
     check_model_folder(tmp_path / "model")
     await learner.close()
     assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize("stage", [3])
+async def test_two_ranks_make_the_update_of_one(
+    stage, ray_cluster, tiny_folder, images, groups, tmp_path, make_learner
+):
+    """An odd number of episodes, so that the ranks differ in tokens and in micro-batches."""
+    from actors.learner.actor import LearnerRanks
+
+    odd = [groups[0][:3], *groups[1:]]
+    settings = replace(SETTINGS, micro_batch_tokens=150, backend=replace(SETTINGS.backend, zero_stage=stage))
+    two = LearnerRanks.start(str(tiny_folder), settings, images, str(tmp_path / "two"), world=2)
+    await two.ready()
+    stats = await two.train(odd, 3)
+    ticket = await two.publish(4)
+    got = dict(FolderTransport(Path(ticket.folder)).receive(ticket))
+    await two.close()
+
+    one = make_learner(name="one")
+    before = published(one, 3)
+    alone = one.train(odd, version=3)
+    after = published(one, 4)
+    assert (stats.tokens, stats.sequences) == (alone.tokens, alone.sequences)
+    assert stats.loss == pytest.approx(alone.loss, rel=1e-4)
+    assert stats.grad_norm == pytest.approx(alone.grad_norm, rel=1e-4)
+    apart = sum(float((got[n] - after[n]).square().sum()) for n in after) ** 0.5
+    moved = sum(float((after[n] - before[n]).square().sum()) for n in after) ** 0.5
+    assert apart / moved < 1e-3

@@ -93,7 +93,7 @@ def slow_loss(terms: TokenTerms, counts: Counts, s: ObjectiveSettings) -> float:
 VARIANTS = [
     ObjectiveSettings(
         surrogate=surrogate, ratio_level=ratio, aggregation=aggregation, fixed_length=64, kl=kl, kl_coef=0.3,
-        correction=CorrectionSettings(level, mode, 1.2),
+        correction=CorrectionSettings(level, mode, 1.2),  # pyright: ignore[reportArgumentType]
     )
     for surrogate, ratio, aggregation, (level, mode), kl in itertools.product(
         ("clip", "cispo"),
