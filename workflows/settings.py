@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.agent.settings import AgentSettings
+from actors.learner.settings import LearnerSettings
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
 from actors.search.settings import SearchSettings
 from cluster import config
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
+from workflows.demo_settings import DemoSettings
 from workflows.embedded.entities import WorldSettings
+from workflows.embedded.pretrain_settings import PretrainSettings
 from workflows.embedded.questions import MixSettings
+from workflows.evaluate.settings import EvaluateSettings
 from workflows.grpo.settings import GrpoSettings
 
 SHIPPED = Path(__file__).resolve().parent.parent / "conf"
@@ -56,11 +60,15 @@ class Settings:
     cluster: RuntimeSettings = field(default_factory=RuntimeSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     mix: MixSettings = field(default_factory=MixSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    demo: DemoSettings = field(default_factory=DemoSettings)
 
 
 def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
