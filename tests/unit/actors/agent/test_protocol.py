@@ -3,14 +3,15 @@
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.agent.prompts import PRESETS
 from actors.agent.protocol import TAGS, Answer, Grammar, ImageSearch, TextSearch, parse_turn, render_turn
 
 EVERYTHING = Grammar()
-GRAMMARS = [pytest.param(preset.grammar, id=name) for name, preset in PRESETS.items()]
+grammars = st.sampled_from([preset.grammar for preset in PRESETS.values()])
+quick = settings(max_examples=150, deadline=None)
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="<>[]"), max_size=30).map(lambda t: " ".join(t.split()))
 said = words.filter(bool)
@@ -31,10 +32,10 @@ def actions(grammar: Grammar):
     return st.one_of(kinds)
 
 
-@given(data=st.data(), reason=words)
-@pytest.mark.parametrize("grammar", GRAMMARS)
-def test_a_turn_is_read_as_it_was_written(grammar, data, reason):
-    action = data.draw(actions(grammar))
+@given(written=grammars.flatmap(lambda grammar: st.tuples(st.just(grammar), actions(grammar))), reason=words)
+@quick
+def test_a_turn_is_read_as_it_was_written(written, reason):
+    grammar, action = written
     turn = parse_turn(render_turn(reason, action, grammar), grammar)
     assert (turn.reason, turn.action, turn.well_formed, turn.problem) == (reason, action, True, "")
 
@@ -44,8 +45,8 @@ FRAGMENTS += ["[1]", "[٣]", " ", "\n", "\x1c", "<", ">", '"', "word", '<img_sea
 scraps = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=6)), max_size=12).map("".join)
 
 
-@given(text=scraps)
-@pytest.mark.parametrize("grammar", GRAMMARS)
+@given(grammar=grammars, text=scraps)
+@quick
 def test_no_text_makes_reading_raise_and_every_flaw_has_a_name(grammar, text):
     turn = parse_turn(text, grammar)
     assert turn.well_formed == (turn.problem == "")
@@ -57,6 +58,7 @@ def test_no_text_makes_reading_raise_and_every_flaw_has_a_name(grammar, text):
 
 @given(action=actions(EVERYTHING), before=scraps, after=st.sampled_from(["", " ", "\n\n"]))
 @example(action=TextSearch("q"), before="<reason>r</reason><answer>no</answer>", after="")
+@quick
 def test_what_stands_before_the_last_action_does_not_stop_it(action, before, after):
     turn = parse_turn(f"{before}\n{render_turn('r', action, EVERYTHING)}{after}", EVERYTHING)
     assert turn.action == action
