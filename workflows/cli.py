@@ -34,9 +34,7 @@ Config = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="key=value", help="Settings that win over the file, as in run.seed=1.", show_default=False
-    ),
+    typer.Argument(metavar="key=value", help="Settings that win over the file, as in run.seed=1.", show_default=False),
 ]
 
 
@@ -102,20 +100,30 @@ def evaluate(overrides: Overrides = None, config: Config = None) -> None:
 
 @app.command(epilog='Example: `mmsearch ask --image picture.png "Who founded the one with the red star emblem?"`')
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    question: Annotated[str | None, typer.Argument(help="What to ask.", show_default=False)] = None,
     overrides: Overrides = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="A picture that the question is about; repeatable.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="base, sft or rl of this run; a model folder; another run's folder."),
+    ] = None,
+    example: Annotated[
+        int | None, typer.Option(metavar="N", help="Ask test question N of the run, and keep its picture.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print steps, answer and evidence as JSON.")] = False,
     config: Config = None,
 ) -> None:
     """Ask the trained agent; it prints its steps as they happen, and the answer with its evidence."""
-    images = image or []
+    images, words = image or [], overrides or []
     for path in images:
         if not path.is_file():
             raise UserError(f"There is no picture at {path}.")
-    stage("workflows.ask:run", config, overrides, question=question, images=images, as_json=as_json)
+    if example is not None and question and "=" in question:
+        question, words = None, [question, *words]  # an example brings its question: these are all settings
+    options = {"question": question, "images": images, "checkpoint": checkpoint, "example": example}
+    stage("workflows.ask:run", config, words, **options, as_json=as_json)
 
 
 @app.command(epilog="Example: `mmsearch demo run.seed=1`")

@@ -1,0 +1,179 @@
+"""`mmsearch ask`: the agent in hand. One engine, the tools in this process, and every step as it happens.
+
+No Ray and no actors: the same `run_episode` as everywhere, with an observer that prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors.agent.episode import run_episode
+from actors.agent.seams import ImageRefused, ImageStore, Observer, Sampling
+from actors.agent.trajectory import Failure, ImageRef, Question, Trajectory
+from actors.model.images import MAX_BYTES, BlobImages
+from actors.model.load import local_model
+from cluster.blobs import BlobStore
+from cluster.errors import UserError
+from cluster.storage import Folder
+from workflows.evaluate.arms import MADE_BY, WEIGHTS
+from workflows.steps import StepPrinter, document
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person wants to know. `right` is known for examples alone."""
+
+    question: Question
+    right: tuple[str, ...] = ()
+
+
+def run(
+    settings: Any,
+    question: str | None = None,
+    images: Sequence[Path] = (),
+    checkpoint: str | None = None,
+    example: int | None = None,
+    as_json: bool = False,
+) -> None:
+    """The command. Raises `UserError` before anything is started."""
+    from workflows.embedded.provision import provisioned
+
+    settings = provisioned(settings)
+    console = Console(stderr=as_json)  # standard output belongs to the JSON document
+    with tempfile.TemporaryDirectory(prefix="mmsearch-ask-") as scratch:
+        store = BlobImages(BlobStore(scratch))
+        asked = _asked(settings, store, question, images, example, console)
+        if len(asked.question.images) > settings.engine.images_per_prompt:
+            raise UserError(
+                f"{len(asked.question.images)} pictures are more than engine.images_per_prompt="
+                f"{settings.engine.images_per_prompt}."
+            )
+        model = model_folder(settings.run.folder, checkpoint)
+        console.print(f"[dim]model: {model}[/]", highlight=False)
+        observer = StepPrinter(console)
+        trajectory = asyncio.run(_answer(settings, model, store, asked.question, observer, console))
+    if as_json:
+        print(json.dumps(document(asked.question, trajectory, observer.steps, str(model)), indent=2))
+    else:
+        observer.conclude(trajectory, asked.right)
+    if trajectory.failure in (Failure.INFRA, Failure.DATA):
+        print(f"mmsearch: the question could not be answered: {trajectory.problem}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def model_folder(run: Folder, checkpoint: str | None) -> Path:
+    """The local, checked model folder that `checkpoint` means: base, sft or rl of this run, a model folder, or a run's.
+
+    Without one: this run's newest stage. Raises `UserError`.
+    """
+    if checkpoint in WEIGHTS:
+        return _model_of(run, [checkpoint])
+    if checkpoint is None:
+        return _model_of(run, ["rl", "sft"])
+    folder = Folder(checkpoint)
+    if folder.exists("config.json"):
+        return local_model(folder.address)
+    if folder.exists(WEIGHTS["sft"]) or folder.exists(WEIGHTS["rl"]):
+        return _model_of(folder, ["rl", "sft"])
+    raise UserError(f"There is no model at {checkpoint}: give base, sft or rl, a model folder, or a run's folder.")
+
+
+def _model_of(run: Folder, names: Sequence[str]) -> Path:
+    for name in names:
+        if (run / WEIGHTS[name]).exists("config.json"):
+            return local_model((run / WEIGHTS[name]).address)
+    wanted = MADE_BY[names[0]]
+    raise UserError(
+        f"The run at {run} has no trained model yet: run `mmsearch demo` or `mmsearch {wanted}` first,"
+        " or name one with --checkpoint."
+    )
+
+
+def _asked(
+    settings: Any, store: ImageStore, text: str | None, images: Sequence[Path], example: int | None, console: Console
+) -> Asked:
+    if example is not None:
+        if text or images:
+            raise UserError("--example brings its own question and picture: leave the others out.")
+        return _example(settings, store, example, console)
+    if not text or not text.strip():
+        raise UserError('Say what to ask, as in `mmsearch ask "who ...?"`, or take one with `--example 0`.')
+    return Asked(Question("asked", text.strip(), tuple(_picture(store, path) for path in images)))
+
+
+def _picture(store: ImageStore, path: Path) -> ImageRef:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)  # one more is enough to be refused
+        return store.put(data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ImageRefused as error:
+        raise UserError(f"{path} cannot be used: {error}.") from error
+
+
+def _example(settings: Any, store: ImageStore, number: int, console: Console) -> Asked:
+    """Test question `number` of the run; its pictures are written where a person finds them."""
+    from workflows.grpo.questions import load_questions
+    from workflows.run_folder import RunFolder
+
+    run = RunFolder(settings.run.folder)
+    questions = list(load_questions(run.questions("test"), store).by_id.values())
+    if not 0 <= number < len(questions):
+        raise UserError(f"--example must lie in 0..{len(questions) - 1}, is {number}.")
+    question = questions[number]
+    pictures: list[str] = []
+    for i, ref in enumerate(question.images):
+        name = f"examples/{number}{f'-{i}' if i else ''}.png"
+        run.root.write_bytes(name, store.get(ref))
+        pictures.append(f"{run.root.address}/{name}")
+    console.print(f"example {number} ({question.kind}): {question.text}", highlight=False, markup=False)
+    for picture in pictures:
+        console.print(f"  picture: {picture}", highlight=False, markup=False, soft_wrap=True)
+    return Asked(replace(question, answers=()), question.answers)
+
+
+async def _answer(
+    settings: Any, model: Path, store: ImageStore, question: Question, observer: Observer, console: Console
+) -> Trajectory:
+    """Start engine and tools, play the episode, stop them."""
+    from actors.model.renderer import load_renderer
+    from actors.sampler.engine import Engine
+    from actors.search.build import build_gateway
+
+    gateway = build_gateway(settings.search, store)
+    preset = settings.agent.protocol
+    renderer = load_renderer(model, preset.system)
+    waiting = console.status("starting the engine (10 to 20 s)") if console.is_terminal else nullcontext()
+    began = time.monotonic()
+    engine = Engine(model, settings.engine, renderer, store)
+    with waiting:
+        await engine.start()
+    console.print(f"[dim]the engine started in {time.monotonic() - began:.0f} s[/]", highlight=False)
+    try:
+        return await run_episode(
+            question,
+            0,
+            preset,
+            engine,
+            renderer,
+            gateway,
+            sampling=Sampling(temperature=0.0, max_tokens=settings.agent.limits.max_turn_tokens),
+            limits=settings.agent.limits,
+            clock=time.monotonic,
+            observer=observer,
+        )
+    finally:
+        await engine.close()
+        await gateway.close()

@@ -1,0 +1,33 @@
+"""What `mmsearch demo` is told. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SECONDS = {"ge": 0.0}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Seconds per stage on 2 cores, for the remaining time that is shown; corrected by what stages really take."""
+
+    pretrain: float = field(default=400.0, metadata=SECONDS)
+    # tokenizer, world, base model
+    dataset: float = field(default=60.0, metadata=SECONDS)
+    # questions and the teacher's conversations
+    sft: float = field(default=200.0, metadata=SECONDS)
+    # fine-tuning
+    grpo: float = field(default=300.0, metadata=SECONDS)
+    # reinforcement, start of all actors included
+    evaluate: float = field(default=90.0, metadata=SECONDS)
+    # all arms
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """The whole thing, stage by stage."""
+
+    expected: Expected = field(default_factory=Expected)
+    # seconds
+    memory_every_s: float = field(default=5.0, metadata={"gt": 0.0})
+    # how often memory is measured
