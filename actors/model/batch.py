@@ -20,7 +20,9 @@ class TokenBatch:
     """Padded on the right. `extras` hold further per-token values, such as advantages, in the same layout.
 
     input_ids int64[batch, seq], attention_mask int64[batch, seq], loss_mask bool[batch, seq] (True: this token is a
-    trained target), pixel_values float32[patches, patch_dim] or None, image_grid_thw int64[images, 3] or None.
+    trained target), image_grid_thw int64[images, 3] or None, in order of appearance. The episodes of one question share
+    its pictures, so the vision tower reads each once: pixel_values float32[patches, patch_dim] or None are those of the
+    distinct pictures, and image_index int64[images] says which of them each appearance is (None: all are distinct).
     """
 
     input_ids: torch.Tensor
@@ -29,6 +31,7 @@ class TokenBatch:
     pixel_values: torch.Tensor | None
     image_grid_thw: torch.Tensor | None
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    image_index: torch.Tensor | None = None
 
     @property
     def trained_tokens(self) -> int:
@@ -46,6 +49,7 @@ class TokenBatch:
             None if self.pixel_values is None else self.pixel_values.to(device),
             None if self.image_grid_thw is None else self.image_grid_thw.to(device),
             {name: value.to(device) for name, value in self.extras.items()},
+            None if self.image_index is None else self.image_index.to(device),
         )
 
 
@@ -55,12 +59,15 @@ def collate(
     pad_id: int,
     extras: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> TokenBatch:
-    """Pad sequences into one batch. `extras[name][i]` is an array of the length of sequence i.
+    """Pad sequences into one batch. `extras[name][i]` is an array of the length of sequence i (else ValueError).
 
     The first token of a sequence has no predecessor, so it is never a target.
     """
     import torch
 
+    for name, values in (extras or {}).items():
+        if [len(value) for value in values] != [len(sequence) for sequence in sequences]:
+            raise ValueError(f"the values of {name!r} are not as long as their sequences")
     width = max(len(sequence) for sequence in sequences)
     shape = (len(sequences), width)
     ids = np.full(shape, pad_id, dtype=np.int64)
@@ -74,19 +81,25 @@ def collate(
         mask[row, 1:n] = sequence.loss_mask[1:]
         for name, values in (extras or {}).items():
             more[name][row, :n] = values[row]
-    seen = [pixels.get(ref) for sequence in sequences for ref in sequence.images]
+    appearing = [ref for sequence in sequences for ref in sequence.images]
+    number = {ref.sha256: i for i, ref in enumerate({ref.sha256: ref for ref in appearing}.values())}
+    seen = {ref.sha256: pixels.get(ref) for ref in appearing}
     return TokenBatch(
         torch.from_numpy(ids),
         torch.from_numpy(attention),
         torch.from_numpy(mask),
-        torch.cat([values for values, _ in seen]) if seen else None,
-        torch.stack([grid for _, grid in seen]) if seen else None,
+        torch.cat([seen[sha256][0] for sha256 in number]) if seen else None,
+        torch.stack([seen[ref.sha256][1] for ref in appearing]) if seen else None,
         {name: torch.from_numpy(values) for name, values in more.items()},
+        torch.tensor([number[ref.sha256] for ref in appearing]) if len(number) < len(appearing) else None,
     )
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices in batches of similar length whose padded size stays within the budget (one sequence may exceed it alone)."""
+    """Indices in batches of similar length, whose padded size stays within the budget.
+
+    A sequence that exceeds the budget by itself gets a batch of its own.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     for i in order:

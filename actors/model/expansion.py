@@ -36,7 +36,12 @@ class Expanded:
 
 
 def expand(segments: Sequence[Segment], image_token_id: int) -> Expanded:
-    """Concatenate segments and grow each image placeholder. Raise `ExpansionError` when images and placeholders differ."""
+    """Concatenate segments and grow each image placeholder.
+
+    Raise `ExpansionError` when images and placeholders differ, or when there is nothing to expand.
+    """
+    if not segments:
+        raise ExpansionError("there are no segments")
     ids: list[IntArray] = []
     mask: list[BoolArray] = []
     logprobs: list[FloatArray] = []
@@ -64,17 +69,17 @@ def expand(segments: Sequence[Segment], image_token_id: int) -> Expanded:
 
 
 def _repeats(segment: Segment, image_token_id: int) -> IntArray:
-    repeats = np.ones(len(segment.token_ids), dtype=np.int32)
-    for placed in segment.images:
-        repeats[placed.offset] = placed.n_tokens
-    found = set(np.flatnonzero(segment.token_ids == image_token_id).tolist())
-    placed_at = {placed.offset for placed in segment.images}
-    if found != placed_at:
-        raise ExpansionError(
-            f"placeholders at {sorted(found)} but images at {sorted(placed_at)} in a {segment.kind} segment"
-        )
     if segment.trained and segment.images:
         raise ExpansionError("an action cannot contain an image")
+    found = np.flatnonzero(segment.token_ids == image_token_id).tolist()
+    placed_at = sorted(placed.offset for placed in segment.images)
+    if found != placed_at:
+        raise ExpansionError(f"placeholders at {found} but images at {placed_at} in a {segment.kind} segment")
+    repeats = np.ones(len(segment.token_ids), dtype=np.int32)
+    for placed in segment.images:
+        if placed.n_tokens < 1:
+            raise ExpansionError(f"an image of {placed.n_tokens} tokens in a {segment.kind} segment")
+        repeats[placed.offset] = placed.n_tokens
     return repeats
 
 

@@ -22,10 +22,11 @@ def token_logprobs(model: Any, batch: TokenBatch, temperature: float = 1.0) -> t
     image_token = inner.config.image_token_id
     vision: dict[str, Any] = {}
     if batch.pixel_values is not None:
-        vision = {
-            "pixel_values": batch.pixel_values.to(inner.dtype),
-            "image_grid_thw": batch.image_grid_thw,
-        }
+        vision = {"image_grid_thw": batch.image_grid_thw}
+        if batch.image_index is None:
+            vision["pixel_values"] = batch.pixel_values.to(inner.dtype)
+        else:
+            vision["mm_encoder_outputs"] = {"image": _shared_features(inner, batch)}
     hidden = inner.model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -39,3 +40,17 @@ def token_logprobs(model: Any, batch: TokenBatch, temperature: float = 1.0) -> t
         logits = logits / temperature
     chosen = batch.input_ids[:, 1:][targets]
     return -torch.nn.functional.cross_entropy(logits, chosen, reduction="none")
+
+
+def _shared_features(inner: Any, batch: TokenBatch) -> Any:
+    """The vision tower's output for every appearance of a picture, each distinct picture being read once."""
+    import torch
+
+    assert batch.image_index is not None
+    assert batch.image_grid_thw is not None
+    assert batch.pixel_values is not None
+    grids = torch.zeros_like(batch.image_grid_thw[: int(batch.image_index.max()) + 1])
+    grids[batch.image_index] = batch.image_grid_thw
+    features = inner.model.get_image_features(batch.pixel_values.to(inner.dtype), grids, return_dict=True)
+    features.pooler_output = [features.pooler_output[i] for i in batch.image_index.tolist()]
+    return features

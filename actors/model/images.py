@@ -11,6 +11,7 @@ from cluster.blobs import BlobCorrupt, BlobMissing, BlobStore
 
 MAX_BYTES = 20 << 20
 MAX_PIXELS = 40_000_000  # a 7,000 x 5,700 photograph; anything above is scaled down by every processor anyway
+MAX_ASPECT = 200  # longer side to shorter side; Qwen2-VL's smart_resize refuses more
 
 
 class BlobImages:
@@ -48,6 +49,8 @@ def measure(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXEL
                 width, height = picture.size
                 if width * height > max_pixels:
                     raise ImageRefused(f"an image of {width} x {height} pixels is over the limit of {max_pixels}")
+                if max(width, height) > MAX_ASPECT * min(width, height):
+                    raise ImageRefused(f"an image of {width} x {height} pixels is narrower than 1 to {MAX_ASPECT}")
                 picture.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRefused(f"the image is too large: {error}") from error

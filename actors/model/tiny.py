@@ -51,17 +51,11 @@ class TinySize:
     vocabulary: int = 1024
     max_positions: int = 4096
     picture: int = 112  # pixels a side; larger pictures are scaled down by the image processor
-    initializer_range: float = (
-        0.08  # about 1/sqrt(hidden): transformers' 0.02 learns copying three times slower
-    )
-    vision_gain: float = (
-        4.0  # the vision tower's initial weights times this: it learns from scratch, see README
-    )
+    initializer_range: float = 0.08  # about 1/sqrt(hidden): transformers' 0.02 learns copying three times slower
+    vision_gain: float = 4.0  # the vision tower's initial weights times this: it learns from scratch, see README
 
 
-def build_tokenizer(
-    texts: Iterable[str], vocabulary: int, tags: Sequence[str] = ()
-) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], vocabulary: int, tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on `texts`; each of `tags` becomes one ordinary (visible) token.
 
     A space is put before every run of text, also after a tag, so that a word is the same tokens wherever it stands.
@@ -96,9 +90,7 @@ def build_tokenizer(
     return tokenizer
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast, size: TinySize, seed: int
-) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, size: TinySize, seed: int) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL with random float32 weights for this tokenizer."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration

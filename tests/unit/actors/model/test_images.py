@@ -44,3 +44,9 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path):
 def test_an_image_that_no_store_holds_is_missing(images):
     with pytest.raises(ImageMissing):
         images.get(ImageRef("0" * 64, 1, 1))
+
+
+def test_a_strip_too_narrow_for_the_model_is_refused(images):
+    with pytest.raises(ImageRefused, match="narrower than 1 to 200"):
+        images.put(png(402, 2))
+    assert images.put(png(400, 2)).width == 400
