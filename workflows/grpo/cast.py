@@ -40,6 +40,7 @@ class Plan:
     folder: Folder  # where its results go
     model: str  # model folder it starts from, local or s3://
     questions: Folder  # Parquet shards
+    images: ImageStore  # where their pictures go; every process of the run can reach it
     preset: str  # of actors.agent.prompts.PRESETS
     limits: Limits
     engine: EngineSettings
@@ -82,9 +83,9 @@ class Plan:
 class Cast:
     """All actors of a run. `start` returns when every one of them is ready."""
 
-    def __init__(self, plan: Plan, cluster: Cluster, images: ImageStore) -> None:
+    def __init__(self, plan: Plan, cluster: Cluster) -> None:
         cluster.require(plan.resources, "the GRPO run")
-        g = plan.grpo
+        g, images = plan.grpo, plan.images
         self._weights_root = default_root(f"{plan.name}-grpo")
         self._searchers = start_search_workers(plan.search, images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)

@@ -1,4 +1,4 @@
-"""From the root configuration to the plan of a GRPO run: the one place that knows where other stages leave things."""
+"""From the root configuration to the plan of a GRPO run: all that it knows of where other stages leave things."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any
 
 from cluster.storage import Folder
 from workflows.grpo.cast import Plan
+from workflows.run_folder import RunFolder
 
 
 def plan_of(settings: Any) -> Plan:
     """`settings` is `workflows.settings.Settings`. Defaults: the same run's SFT export and training questions."""
-    folder = settings.run.folder
+    run = RunFolder(settings.run.folder)
     grpo = settings.grpo
     return Plan(
         name=settings.run.name,
         seed=settings.run.seed,
-        folder=folder / "grpo",
-        model=grpo.start_from or (folder / "sft/export").address,
-        questions=Folder(grpo.questions) if grpo.questions else folder / "dataset/questions/train",
+        folder=run.root / "grpo",
+        model=grpo.start_from or run.sft_export.address,
+        questions=Folder(grpo.questions) if grpo.questions else run.questions("train"),
+        images=run.images(),
         preset=settings.agent.preset,
         limits=settings.agent.limits,
         engine=settings.engine,

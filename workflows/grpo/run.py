@@ -1,6 +1,6 @@
 """`mmsearch grpo`: asynchronous GRPO from a start model to an exported one.
 
-    <run>/grpo/  manifest.json  metrics.jsonl  tensorboard/  trajectories/  checkpoints/  images/  export/
+    <run>/grpo/  manifest.json  metrics.jsonl  tensorboard/  trajectories/  checkpoints/  export/
 
 A run that was stopped or killed continues from its newest whole checkpoint; one that is complete is not run again.
 Ctrl-C or SIGTERM: the step under way is finished, a checkpoint is made, and the command ends; a second one ends it
@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question
-from actors.model.images import BlobImages
 from actors.model.load import check_model_folder
 from cluster import runtime
-from cluster.blobs import BlobStore
 from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.grpo import manifest, start_check
@@ -48,7 +43,6 @@ class Start:
     """What a run finds before anything is started; whatever is wrong with it is said before Ray is there."""
 
     identity: dict[str, Any]
-    images: BlobImages
     questions: Questions
     store: CheckpointStore
     checkpoint: Checkpoint | None
@@ -77,11 +71,10 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
         where = plan.folder / "export"
         console.print(f"GRPO: the {plan.grpo.steps} steps of this configuration are done already: {where}")
         return RunEnd(plan.grpo.steps, True, "it was complete already")
-    images = _images(plan)
-    questions = load_questions(plan.questions, images)
+    questions = load_questions(plan.questions, plan.images)
     _tell_questions(questions, console)
     store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
-    start = Start(identity, images, questions, store, store.latest())
+    start = Start(identity, questions, store, store.latest())
     with runtime.connect(plan.cluster) as cluster:
         try:
             end = asyncio.run(_train(plan, start, cluster, console))
@@ -115,7 +108,7 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
     began = time.time()
     questions, checkpoint = start.questions, start.checkpoint
     console.print(f"GRPO: starting {plan.grpo.samplers} samplers and {plan.grpo.ranks} learner ranks")
-    cast = Cast(plan, cluster, start.images)
+    cast = Cast(plan, cluster)
     try:
         await cast.ready(plan.grpo.ready_timeout_s)
         if checkpoint:
@@ -206,14 +199,6 @@ async def _check_start(plan: Plan, cast: Cast, questions: Mapping[str, Question]
     console.print(start_check.table_of(rows))
     for warning in start_check.warnings(rows):
         console.print(f"[bold yellow]warning:[/] {warning}")
-
-
-def _images(plan: Plan) -> BlobImages:
-    """Pictures of questions and thumbnails, where every node finds them: the run's folder, cached here if remote."""
-    behind = plan.folder / "images"
-    if behind.is_local:
-        return BlobImages(BlobStore(behind.local_path))
-    return BlobImages(BlobStore(Path(tempfile.gettempdir()) / f"mmsearch-images-{os.getuid()}", behind))
 
 
 def _tell_questions(questions: Questions, console: Console) -> None:

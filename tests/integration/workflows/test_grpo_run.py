@@ -12,11 +12,13 @@ from actors.agent.episode import Limits
 from actors.agent.prompts import PRESETS
 from actors.agent.protocol import TAGS
 from actors.learner.settings import BackendSettings, LearnerSettings
+from actors.model.images import BlobImages
 from actors.model.load import check_model_folder
 from actors.model.tiny import save_tiny
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
 from actors.search.settings import ProviderSettings, SearchSettings
+from cluster.blobs import BlobStore
 from cluster.errors import UserError
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
@@ -69,6 +71,7 @@ def plan(tmp_path_factory):
         folder=Folder(root / "run"),
         model=str(model),
         questions=Folder(root / "questions"),
+        images=BlobImages(BlobStore(root / "images")),
         preset="compact",
         limits=Limits(max_total_tokens=512, max_turn_tokens=16, episode_timeout_s=60.0),
         engine=EngineSettings(
@@ -114,3 +117,12 @@ def test_a_run_ends_with_a_model_and_continues_when_it_is_given_more_steps(plan,
     assert train(longer).reason == "it was complete already"
     with pytest.raises(UserError, match="group_size was 4 and is 8"):
         train(replace(longer, grpo=replace(longer.grpo, steps=4, group_size=8)))
+
+
+def test_parts_that_do_not_fit_are_said_before_anything_starts(plan):
+    with pytest.raises(UserError, match="max_model_len is 512"):
+        train(replace(plan, limits=Limits(max_total_tokens=1024)))
+    with pytest.raises(UserError, match="There is no model folder"):
+        train(replace(plan, model=str(plan.folder.local_path / "nowhere")))
+    with pytest.raises(UserError, match="no questions"):
+        train(replace(plan, questions=Folder(plan.folder.local_path / "nowhere"), folder=plan.folder / "other"))
