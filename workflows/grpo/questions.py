@@ -3,6 +3,7 @@
     data_id        str, unique                    prompt  [{role, content}]; the user's, without `<image>`
     images         [{bytes}]                      reward_model  {ground_truth, candidate_answers: JSON list of str}
     category, data_source  str                    kind, designed_label, measured_label  str, ours, may be missing
+    image_refs     [{sha256, width, height}], ours: of pictures whose bytes are null because they lie in the blobs
 
 A row that is no question is dropped, counted and listed with its reason; so is an unreadable shard. Training goes on
 without.
@@ -18,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.agent.seams import ImageRefused, ImageStore
-from actors.agent.trajectory import Label, Question
+from actors.agent.seams import ImageMissing, ImageRefused, ImageStore
+from actors.agent.trajectory import ImageRef, Label, Question
 from cluster.errors import UserError
 from cluster.storage import Folder
 
@@ -74,7 +75,7 @@ def question_of(row: Mapping[str, Any], images: ImageStore) -> Question:
     return Question(
         id=_text(row, "data_id"),
         text=_asked(row),
-        images=tuple(_image(images, i, picture) for i, picture in enumerate(row.get("images") or ())),
+        images=tuple(_image(images, row, i) for i in range(len(row.get("images") or ()))),
         answers=_answers(reward),
         designed_label=_label(row, "designed_label"),
         measured_label=_label(row, "measured_label"),
@@ -120,14 +121,20 @@ def _answers(reward: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(answers))
 
 
-def _image(images: ImageStore, number: int, picture: Any) -> Any:
+def _image(images: ImageStore, row: Mapping[str, Any], number: int) -> ImageRef:
+    """By its bytes, or, where the dataset left those in the blobs, by its reference."""
+    picture, refs = row["images"][number], row.get("image_refs") or ()
     data = picture.get("bytes") if isinstance(picture, Mapping) else picture
-    if not isinstance(data, bytes):
-        raise NoQuestion(f"image {number} has no bytes")
     try:
-        return images.put(data)
-    except ImageRefused as error:
+        if isinstance(data, bytes):
+            return images.put(data)
+        if data is None and number < len(refs):
+            ref = ImageRef(**refs[number])
+            images.get(ref)
+            return ref
+    except (ImageRefused, ImageMissing, TypeError) as error:
         raise NoQuestion(f"image {number}: {error}") from error
+    raise NoQuestion(f"image {number} has no bytes")
 
 
 def _label(row: Mapping[str, Any], column: str) -> Label:

@@ -8,22 +8,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.agent.seams import ImageRefused
-from actors.agent.trajectory import ImageRef, Label
+from actors.agent.seams import ImageMissing, ImageRefused
+from actors.agent.trajectory import ImageRef, Label, Question
 from cluster.errors import UserError
 from cluster.storage import Folder
+from workflows.dataset.schema import QUESTIONS, question_row
 from workflows.grpo.manifest import fingerprint, read, versions, write
 from workflows.grpo.questions import load_questions
 
 
 class Images:
+    def __init__(self):
+        self.blobs = {}
+
     def put(self, data):
         if not data.startswith(b"png"):
             raise ImageRefused("not an image")
-        return ImageRef(hashlib.sha256(data).hexdigest(), 8, 8)
+        ref = ImageRef(hashlib.sha256(data).hexdigest(), 8, 8)
+        self.blobs[ref.sha256] = data
+        return ref
 
     def get(self, ref):
-        raise AssertionError("nobody asked")
+        if ref.sha256 not in self.blobs:
+            raise ImageMissing("not in the store")
+        return self.blobs[ref.sha256]
 
 
 def row(name, **changes):
@@ -87,6 +95,24 @@ def test_what_is_no_question_is_dropped_counted_and_listed(tmp_path, change, rea
     assert loaded.dropped == 1
     assert reason in loaded.reasons[0]
     assert loaded.reasons[0].startswith("01.parquet row 0")
+
+
+@pytest.mark.parametrize("bytes_in_the_row", [True, False])
+def test_what_the_dataset_stage_writes_comes_back_the_same(tmp_path, bytes_in_the_row):
+    images, folder = Images(), Folder(tmp_path)
+    picture = b"png of a star"
+    question = Question(
+        "train-0", "Who founded the red star?", (images.put(picture),), ("Ana", "Anna"), Label.REQUIRED, Label.FREE,
+        "founder", "image_text", "embedded",
+    )  # fmt: skip
+    table = pa.Table.from_pylist([question_row(question, [picture if bytes_in_the_row else None])], schema=QUESTIONS)
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    folder.write_bytes("00.parquet", sink.getvalue())
+    assert load_questions(folder, images).by_id == {"train-0": question}
+    if not bytes_in_the_row:
+        with pytest.raises(UserError, match="not in the store"):
+            load_questions(folder, Images())
 
 
 def test_a_torn_shard_costs_its_own_rows_only(tmp_path):
