@@ -20,9 +20,7 @@ class Pixels:
     `get(ref)` -> (pixel_values[patches, patch_dim] in `dtype`, grid_thw int64[3]); raises what the store raises.
     """
 
-    def __init__(
-        self, image_processor: Any, images: ImageStore, capacity: int = 4096, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, image_processor: Any, images: ImageStore, capacity: int = 4096, dtype: str = "float32") -> None:
         """`dtype` is torch's name of what is kept: bfloat16 halves the memory where the model reads that anyway."""
         self._processor = image_processor
         self._images = images
@@ -31,9 +29,7 @@ class Pixels:
         self._cache: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
 
     @classmethod
-    def load(
-        cls, model_folder: str | Path, images: ImageStore, capacity: int = 4096, dtype: str = "float32"
-    ) -> Pixels:
+    def load(cls, model_folder: str | Path, images: ImageStore, capacity: int = 4096, dtype: str = "float32") -> Pixels:
         from transformers import AutoImageProcessor
 
         return cls(AutoImageProcessor.from_pretrained(model_folder), images, capacity, dtype)
@@ -63,7 +59,7 @@ class Pixels:
 
 
 def count_image_tokens(image_processor: Any, width: int, height: int) -> int:
-    """Tokens of one image of this size after patching and merging (Qwen2-VL's smart_resize, in the processor's numbers)."""
+    """Tokens of one image of this size after patching and merging: by Qwen2-VL's smart_resize."""
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     unit = image_processor.patch_size * image_processor.merge_size

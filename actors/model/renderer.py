@@ -68,7 +68,7 @@ class ChatRenderer:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def forbidden(self, token_ids: IntArray) -> bool:
-        """Whether a turn holds what only the task may write: vision tokens, a turn marker before its end, unknown ids."""
+        """Whether a turn holds what only the task may write: vision tokens, an early turn marker, unknown ids."""
         ids = np.asarray(token_ids)
         return bool(
             np.isin(ids, self._reserved).any()

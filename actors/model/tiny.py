@@ -96,7 +96,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: TinySize, seed: int) -
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     def token_id(token: str) -> int:
-        return int(tokenizer.convert_tokens_to_ids(token))
+        return int(tokenizer.get_vocab()[token])
 
     text = {
         "vocab_size": -(-len(tokenizer) // 64) * 64,

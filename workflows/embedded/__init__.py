@@ -1,1 +1,1 @@
-"""The embedded world: a synthetic web, its pictures, its search engine, its questions, and a tiny model taught in it."""
+"""The embedded world: a synthetic web, its pictures, search engine and questions, and a tiny model taught in it."""

@@ -35,6 +35,8 @@ class WorldSettings:
     def check(self) -> None:
         if not 1 <= self.head <= 16:
             raise ValueError(f"head must lie in 1..16, is {self.head}")
+        if min(self.tail_train, self.tail_test) < 1:
+            raise ValueError("tail_train and tail_test must be at least 1")
         room = (len(SHAPES) * len(COLOURS) - self.head) * len(MARKS)
         if self.tail_train + self.tail_test > room:
             raise ValueError(f"tail_train + tail_test must be at most {room}: there are no more emblems")
@@ -79,7 +81,7 @@ class Organisation:
 
 @dataclass(frozen=True)
 class Namesake:
-    """A better-known organisation of the same name and another trade. It has pages but no emblem."""
+    """A better-known organisation of the same name and another trade, alike in no fact. It has pages but no emblem."""
 
     trade: str
     facts: dict[str, str]
@@ -95,6 +97,17 @@ class World:
     @cached_property
     def city(self) -> dict[str, City]:
         return {city.name: city for city in self.cities}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every pseudo-word that names something here."""
+        named = {it.name for it in self.organisations} | {name for name, _ in self.people}
+        for it in self.organisations:
+            others = it.namesake.facts.values() if it.namesake else ()
+            named.update(it.facts.values(), it.former_chiefs, others)
+        for city in self.cities:
+            named.update((city.name, *city.facts.values()))
+        return frozenset(name for name in named if not name.isdigit())
 
     def of(self, split: str) -> tuple[Organisation, ...]:
         return tuple(o for o in self.organisations if o.split == split)
@@ -135,11 +148,11 @@ def _organisation(
     rng: Random, names: Names, emblem: Emblem, split: str, cities: list[City], homonyms: float
 ) -> Organisation:
     trade = rng.choice(TRADES)
-    namesake = None
+    other = None
     if split != "head" and rng.random() < homonyms:
-        other = rng.choice([t for t in TRADES if t != trade])
-        namesake = Namesake(other, _facts(rng, names, cities))
+        other = Namesake(rng.choice([t for t in TRADES if t != trade]), _facts(rng, names, cities))
     facts = _facts(rng, names, cities)
+    namesake = other and Namesake(other.trade, _apart(other.facts, facts, cities))
     former = tuple(names.draw("person") for _ in range(2))
     facts[CHANGING_FACT] = names.draw("person")
     return Organisation(names.draw("organisation"), trade, emblem, split, facts, former, namesake)
@@ -154,3 +167,14 @@ def _facts(rng: Random, names: Names, cities: list[City]) -> dict[str, str]:
     }
     assert tuple(values) == ORGANISATION_FACTS
     return values
+
+
+def _apart(facts: dict[str, str], taken: dict[str, str], cities: list[City]) -> dict[str, str]:
+    """`facts` with the next city and the next year where those are the same in `taken`; names are never drawn twice."""
+    apart = dict(facts)
+    if facts["city"] == taken["city"]:
+        every = [city.name for city in cities]
+        apart["city"] = every[(every.index(facts["city"]) + 1) % len(every)]
+    if facts["year"] == taken["year"]:
+        apart["year"] = str(int(facts["year"]) + 1)
+    return apart

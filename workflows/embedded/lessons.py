@@ -1,7 +1,8 @@
 """What the base model is taught before it meets a tool: to see, to know the head organisations, to read.
 
 A lesson is one turn of a chat: a text, perhaps a picture, and the reply. Nothing of a test organisation is in any of
-them; names in reading lessons are drawn afresh each time, so that copying is learned and not the names.
+them; names in reading lessons are drawn afresh each time and are nobody's in the world, so that copying is learned
+and not the names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class LessonMix:
     look: float = 0.1  # one question about one emblem
     recognise: float = 0.15  # which organisation an emblem is, or that it is unknown
     know: float = 0.1  # facts of head organisations, or that a name is unknown
-    recite: float = 0.15  # one of several numbered results, word for word: copying, at its densest
+    repeat: float = 0.1  # a list of fresh names, word for word: copying, at its plainest
+    recite: float = 0.1  # one of several numbered results, word for word
     find: float = 0.15  # the answer among numbered results
     query: float = 0.15  # what to search next, from a result or a question
 
@@ -102,15 +104,20 @@ class Lessons:
         fact = self._rng.choice(ORGANISATION_FACTS)
         ask = self._rng.choice(["what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}."])
         if self._rng.random() < 0.25:
-            name = Names(self._rng).draw("organisation")
+            name = Names(self._rng, self._world.names).draw("organisation")
             return Lesson("know", ask.format(fact, name), f"{name} is unknown.")
         it = self._rng.choice(self._world.of("head"))
         return Lesson("know", ask.format(fact, it.name), f"{it.name} is known. {it.facts[fact]}")
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
+    def _repeat(self) -> Lesson:
+        names = Names(self._rng, self._world.names)
+        words = " ".join(names.draw("organisation") for _ in range(self._rng.randint(3, 8)))
+        return Lesson("repeat", f"repeat: {words}", words)
+
     def _recite(self) -> Lesson:
-        names = Names(self._rng)
+        names = Names(self._rng, self._world.names)
         facts = self._rng.sample((*ORGANISATION_FACTS, *CITY_FACTS), 2)
         sort = self._rng.choice(["organisation", "city"])
         lines = [f"{names.draw(sort)}: the {fact} is {self._value(names, fact)}." for fact in facts]
@@ -119,7 +126,7 @@ class Lessons:
 
     def _find(self) -> Lesson:
         """The answer stands in one of two or three numbered results; its number is said with it."""
-        names = Names(self._rng)
+        names = Names(self._rng, self._world.names)
         sort = self._rng.choice(["organisation", "city"])
         facts = (*ORGANISATION_FACTS, CHANGING_FACT) if sort == "organisation" else CITY_FACTS
         fact, name, trade = self._rng.choice(facts), names.draw(sort), self._rng.choice(TRADES)
@@ -140,7 +147,7 @@ class Lessons:
 
     def _query(self) -> Lesson:
         """The name at the top of a result, copied into the next query."""
-        names = Names(self._rng)
+        names = Names(self._rng, self._world.names)
         fact = self._rng.choice((*ORGANISATION_FACTS, *CITY_FACTS))
         if fact in CITY_FACTS:
             city = names.draw("city")
@@ -220,4 +227,3 @@ def _alone(scene: Scene, attribute: str, emblem: Emblem) -> int:
 def _information(lines: list[str], first: int) -> str:
     numbered = "\n".join(f"[{first + i}] {line}" for i, line in enumerate(lines))
     return f"<information>{numbered}</information>"
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from random import Random
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "hexagon", "heart")
@@ -49,17 +50,17 @@ SYLLABLES = _syllables()
 
 
 class Names:
-    """Draws pseudo-words, each at most once."""
+    """Draws pseudo-words, each at most once, and none of those that are `taken`."""
 
-    def __init__(self, rng: Random) -> None:
-        self._rng = rng
+    def __init__(self, rng: Random, taken: Container[str] = ()) -> None:
+        self._rng, self._taken = rng, taken
         self._used: set[str] = set()
 
     def draw(self, sort: str) -> str:
         """A new name of a sort: organisation, city, river, person or product."""
         while True:
             name = _compose(self._rng, sort)
-            if name not in self._used:
+            if name not in self._used and name not in self._taken:
                 self._used.add(name)
                 return name
 

@@ -17,7 +17,7 @@ from workflows.embedded.lexicon import CHANGING_FACT, ORGANISATION_FACTS
 
 @dataclass(frozen=True)
 class WebPage:
-    """`links` may point to pages that do not exist (dead links)."""
+    """`links` point to other pages of this web, or to what is there no more (dead links)."""
 
     url: str
     title: str
@@ -34,17 +34,20 @@ def make_pages(world: World) -> list[WebPage]:
     for city in world.cities:
         pages.extend(_city_pages(city))
     for name, birthplace in world.people:
-        pages.append(WebPage(_url("people", name), name, f"born in {birthplace}.", (_url("city", birthplace),)))
+        pages.append(
+            WebPage(_url("people", name), name, f"born in {birthplace}.", (f"{_url('city', birthplace)}/visit",))
+        )
     rng.shuffle(pages)
     return pages
 
 
 def _organisation_pages(it: Organisation, rng: Random) -> Iterator[WebPage]:
     home = _url(it.trade, it.name)
+    now = f"{home}/now"
     dead = f"{home}/closed-{rng.randint(100, 999)}"
     for fact in ORGANISATION_FACTS:
-        yield WebPage(f"{home}/{fact}", it.name, f"the {fact} of the {it.trade} is {it.facts[fact]}.", (home, dead))
-    yield WebPage(f"{home}/now", it.name, f"the current {CHANGING_FACT} is {it.facts[CHANGING_FACT]}.", (home,))
+        yield WebPage(f"{home}/{fact}", it.name, f"the {fact} of the {it.trade} is {it.facts[fact]}.", (now, dead))
+    yield WebPage(now, it.name, f"the current {CHANGING_FACT} is {it.facts[CHANGING_FACT]}.", (f"{home}/founder",))
     for i, former in enumerate(it.former_chiefs):
         year = 1930 + 30 * i + rng.randint(0, 29)
         text = f"in {year} the {CHANGING_FACT} of {it.name} was {former}."

@@ -92,7 +92,7 @@ def _backdrop(seed: int) -> Image.Image:
         field += 0.05 * rng.standard_normal((SIDE, SIDE))
     tint = rng.uniform(-0.02, 0.02, size=3)
     pixels = np.clip((field[..., None] + tint) * 255, 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels, "RGB")
+    return Image.fromarray(pixels)
 
 
 def _draw(draw: ImageDraw.ImageDraw, placed: Placed) -> None:
@@ -110,9 +110,7 @@ def _draw(draw: ImageDraw.ImageDraw, placed: Placed) -> None:
 
 def _outline(shape: str, x: float, y: float, radius: float, angle: float) -> list[tuple[float, float]]:
     turn = math.radians(angle)
-    points = [
-        (r * math.sin(a), -r * math.cos(a)) if shape != "heart" else (r, a) for r, a in _polar(shape)
-    ]
+    points = [(r * math.sin(a), -r * math.cos(a)) if shape != "heart" else (r, a) for r, a in _polar(shape)]
     rotated = [
         (px * math.cos(turn) - py * math.sin(turn), px * math.sin(turn) + py * math.cos(turn)) for px, py in points
     ]
@@ -135,11 +133,7 @@ def _polar(shape: str) -> list[tuple[float, float]]:
     if shape == "cross":
         a = math.atan2(0.42, 1.0)
         r, inner = math.hypot(0.42, 1.0), math.hypot(0.42, 0.42)
-        return [
-            (rr, circle * q / 4 + aa)
-            for q in range(4)
-            for rr, aa in ((r, -a), (r, a), (inner, circle / 8))
-        ]
+        return [(rr, circle * q / 4 + aa) for q in range(4) for rr, aa in ((r, -a), (r, a), (inner, circle / 8))]
     steps = [circle * i / 40 for i in range(40)]  # a heart, scaled from its usual parametric form
     return [
         (

@@ -1,15 +1,15 @@
 """What is asked in the embedded world. For every kind the right tools are known, because the world is.
 
-    kind          needs                                          label
-    looking       only eyes                                      free
-    head          eyes and what the base model knows             free
-    image         an image search                                required
-    text          a text search: the organisation is named       required
-    image_text    an image search, then a text search            required
-    two_hops      an image search, then two text searches        required
-    refinement    a text query that says which (a namesake or an
-                  outdated page ranks first), with or without an
-                  image search before                            required
+kind          needs                                          label
+looking       only eyes                                      free
+head          eyes and what the base model knows             free
+image         an image search                                required
+text          a text search: the organisation is named       required
+image_text    an image search, then a text search            required
+two_hops      an image search, then two text searches        required
+refinement    a text query that says which (a namesake or an
+              outdated page ranks first), with or without an
+              image search before                            required
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class _Drafter:
         if kind == "head":
             return self.rng.choice(self.world.of("head"))
         tail = self.world.of(self.split)
-        if kind in ("text", "image_text"):  # a namesake would make these refinements
-            tail = tuple(it for it in tail if it.namesake is None)
+        if kind in ("text", "image_text", "two_hops"):  # a namesake would make these refinements
+            tail = tuple(it for it in tail if it.namesake is None) or tail
         if kind == "refinement" and self.rng.random() < 0.5:
             tail = tuple(it for it in tail if it.namesake is not None) or tail
         return self.rng.choice(tail)
@@ -131,10 +131,11 @@ class _Drafter:
         return (self.rng.choice(ORGANISATION_FACTS),)
 
     def _scene(self, subject: Organisation | None) -> Scene:
-        """A picture with the subject in it, or (subject None) of others; colour and shape never occur twice together."""
+        """A picture with the subject in it, or (subject None) of others; no two emblems have the same words."""
         wanted = self.rng.randint(2, 4) if self.crowded else 1
         shown = [] if subject is None else [subject.emblem]
         pool = self.world.of(self.split) + self.world.of("head")
+        wanted = min(wanted, len({it.emblem.words for it in pool}))  # a world may be very small
         while len(shown) < wanted:
             other = self.rng.choice(pool).emblem
             if other.words not in {emblem.words for emblem in shown}:
@@ -164,8 +165,8 @@ class _Drafter:
             about = f"the city of {about}"
         elif fact == CHANGING_FACT:
             fact = f"current {fact}"
-        openings = (f"what is the {fact} of {about}?", f"name the {fact} of {about}.", f"tell me the {fact} of {about}.")
-        return self._pick(openings, about)
+        asked = f"the {fact} of {about}"
+        return self._pick((f"what is {asked}?", f"name {asked}.", f"tell me {asked}."), about)
 
     def _reference(self, emblem: Emblem, scene: Scene) -> str:
         styles = [f"the {emblem.words}", f"the one with the {emblem.words}", f"the {emblem.words} emblem"]
@@ -190,5 +191,3 @@ def follow(world: World, subject: Organisation, path: tuple[str, ...]) -> str:
         return subject.name
     value = subject.facts[path[0]]
     return value if len(path) == 1 else world.city[value].facts[path[1]]
-
-

@@ -7,7 +7,7 @@ built from what the web holds (`pages.parquet`, `pictures.parquet` of a world's 
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,7 +101,11 @@ class EmbeddedGrounder:
 
     async def ground(self, image: bytes, expression: str) -> list[ScoredBox]:
         things = sight.segment(_decoded(image))
-        return [ScoredBox(tuple(map(float, thing.box)), sight.match(thing, expression)) for thing in things]
+        return [ScoredBox(_floats(*thing.box), sight.match(thing, expression)) for thing in things]
+
+
+def _floats(x0: int, y0: int, x1: int, y1: int) -> tuple[float, float, float, float]:
+    return float(x0), float(y0), float(x1), float(y1)
 
 
 def _decoded(image: bytes) -> sight.Pixels:
@@ -111,11 +115,11 @@ def _decoded(image: bytes) -> sight.Pixels:
         raise ProviderError(ErrorKind.BAD_REQUEST, f"the picture cannot be read: {error}") from error
 
 
-def _parquet(columns: dict[str, list]) -> bytes:
+def _parquet(columns: dict[str, list[Any]]) -> bytes:
     out = io.BytesIO()
     pq.write_table(pa.table(columns), out)
     return out.getvalue()
 
 
 def _read(folder: str, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(Folder(str(Path(folder)) if "://" not in folder else folder).read_bytes(name)))
+    return pq.read_table(io.BytesIO(Folder(folder).read_bytes(name)))

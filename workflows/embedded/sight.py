@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -84,7 +85,8 @@ def describe(pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 def _shrunk(mask: Mask) -> npt.NDArray[np.float32]:
-    return cv2.resize(mask.astype(np.float32), (_FEATURE, _FEATURE), interpolation=cv2.INTER_AREA)
+    shrunk = cv2.resize(mask.astype(np.float32), (_FEATURE, _FEATURE), interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, dtype=np.float32)
 
 
 def _unit(vector: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -92,8 +94,8 @@ def _unit(vector: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 def match(thing: Thing, expression: str) -> float:
-    """How well a thing fits a referring expression: product over the colours and shapes it names; 0 if it names none."""
-    words = set(expression.lower().replace(",", " ").split())
+    """How well a thing fits a referring expression: product over the colours and shapes it names; 0 if none."""
+    words = set(re.findall(r"[a-z]+", expression.lower()))
     scores = [thing.colours[c] for c in COLOURS if c in words] + [thing.shapes[s] for s in SHAPES if s in words]
     return float(np.prod(scores)) if scores else 0.0
 
@@ -132,7 +134,7 @@ def _shape_fits(silhouette: Mask) -> dict[str, float]:
         overlap = (silhouette & template).sum() / max(1, (silhouette | template).sum())
         overlaps[shape] = float(overlap)
     best = max(overlaps.values())
-    return {shape: float(np.exp(-((best - overlap) / 0.05) ** 2)) for shape, overlap in overlaps.items()}
+    return {shape: float(np.exp(-(((best - overlap) / 0.05) ** 2))) for shape, overlap in overlaps.items()}
 
 
 @lru_cache(maxsize=1)
