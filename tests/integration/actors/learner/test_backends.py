@@ -180,3 +180,20 @@ def test_an_export_loads_as_the_same_model(settings, build, batches, tmp_path, t
 def test_a_step_without_micro_batches_is_refused(build):
     with pytest.raises(ValueError, match="at least one"):
         build(FP32).train_batch([], SupervisedObjective())
+
+
+def test_a_shared_picture_is_read_once_and_changes_nothing(build, sequences, batches):
+    """The same log-probs and gradients as when every appearance is given its own pixels."""
+    (shared,) = batches(10_000)
+    assert shared.image_index is not None
+    sizes = shared.image_grid_thw.prod(-1)
+    distinct = int(shared.image_index.max()) + 1
+    assert distinct < len(shared.image_index)
+    assert len(shared.pixel_values) == distinct * int(sizes[0])
+    pictures = shared.pixel_values.split(int(sizes[0]))
+    apart = replace(
+        shared, image_index=None, pixel_values=torch.cat([pictures[i] for i in shared.image_index.tolist()])
+    )
+    backend = build(FP32)
+    assert torch.allclose(backend.logprobs(shared), backend.logprobs(apart), atol=1e-6)
+    assert difference(update(backend, [shared]), update(build(FP32), [apart])) <= 1e-3
