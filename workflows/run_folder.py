@@ -24,6 +24,10 @@ class RunFolder:
 
     root: Folder
 
+    @classmethod
+    def at(cls, address: str) -> RunFolder:
+        return cls(Folder(address))
+
     @property
     def world(self) -> Folder:
         return self.root / "world"

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from actors.agent.settings import AgentSettings
 from actors.learner.settings import LearnerSettings
@@ -20,12 +23,23 @@ from actors.search.settings import SearchSettings
 from cluster import config
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
+from workflows.dataset.settings import DatasetSettings
 from workflows.demo_settings import DemoSettings
 from workflows.embedded.entities import WorldSettings
 from workflows.embedded.pretrain_settings import PretrainSettings
 from workflows.embedded.questions import MixSettings
 from workflows.evaluate.settings import EvaluateSettings
 from workflows.grpo.settings import GrpoSettings
+from workflows.sft_settings import SftSettings
+
+
+def _in_run_folder(name: str, *, _root_: Any) -> str:
+    """`${in_run_folder:world}`: an absolute address inside this run's folder, as providers in far processes need it."""
+    run = RunSettings(name=_root_.run.name, storage=_root_.run.storage)
+    return (run.folder / name).address
+
+
+OmegaConf.register_resolver("in_run_folder", _in_run_folder, replace=True)
 
 SHIPPED = Path(__file__).resolve().parent.parent / "conf"
 DEFAULT = "embedded"
@@ -61,6 +75,8 @@ class Settings:
     world: WorldSettings = field(default_factory=WorldSettings)
     mix: MixSettings = field(default_factory=MixSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    dataset: DatasetSettings = field(default_factory=DatasetSettings)
+    sft: SftSettings = field(default_factory=SftSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     search: SearchSettings = field(default_factory=SearchSettings)

@@ -1,0 +1,271 @@
+"""What SFT runs on Ray: reading the conversations, the training function of every rank, and the board between them
+and the driver.
+
+Every rank holds all conversations (token ids alone: small) and draws the same seeded order, so which ones a step learns
+from does not depend on how often the run was stopped. A step is: rank i takes its part of the batch, all ranks together
+make one optimizer step, rank 0 puts its numbers on the board and reads there whether to stop.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.storage import Folder
+from workflows.dataset.conversations import COLUMNS, Conversation, conversation_of, rows_of, shards_of
+from workflows.run_folder import RunFolder
+from workflows.sft_settings import SftSettings
+
+if TYPE_CHECKING:
+    from actors.learner.supervised import SupervisedLearner
+
+STEP_FILE = "step.txt"
+DATASET = "conversations"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a rank must know; addresses, as it may run on another node."""
+
+    settings: SftSettings
+    seed: int
+    folder: str  # the run's
+    model: str
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+def conversations(
+    source: Folder, folder: str, model: str, settings: SftSettings
+) -> tuple[ray.data.MaterializedDataset, list[str]]:
+    """The usable rows of all shards, read and checked by Ray Data, and why the others are not."""
+    from actors.model.load import local_model
+    from actors.model.renderer import load_renderer
+
+    image_token = load_renderer(local_model(model)).image_token
+
+    def read(batch: dict[str, Any]) -> pa.Table:
+        images = RunFolder.at(folder).images()
+        rows = [
+            row
+            for shard in batch["shard"]
+            for row in rows_of(source, str(shard), images, image_token, settings.max_length)
+        ]
+        return pa.Table.from_pylist(rows, schema=COLUMNS)
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    shards = [{"shard": name} for name in shards_of(source)]
+    rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(read, batch_size=1, num_cpus=0.5)
+    rows = rows.materialize()
+    problems = [row["problem"] for row in rows.select_columns(["problem"]).take_all() if row["problem"]]
+
+    def usable(batch: pa.Table) -> pa.Table:
+        import pyarrow.compute as pc
+
+        return batch.filter(pc.equal(batch["problem"], "")).drop_columns(["problem"])
+
+    return rows.map_batches(usable, batch_format="pyarrow", batch_size=None, num_cpus=0.5).materialize(), problems
+
+
+def batch_of(step: int, batch: int, n: int, seed: int) -> list[int]:
+    """Which of `n` conversations step `step` (the first is 1) learns from: epoch after epoch, each in an order of its own.
+
+    Every conversation comes once in an epoch; a batch may reach over the end of one.
+    """
+    positions = range((step - 1) * batch, step * batch)
+    epochs = sorted({position // n for position in positions})
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(n) for epoch in epochs}
+    return [int(orders[position // n][position % n]) for position in positions]
+
+
+def part_of(lengths: Sequence[int], rank: int, world: int) -> list[int]:
+    """Indices of a rank's part: lengths dealt out like cards, so that ranks get about the same work."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return order[rank::world]
+
+
+# --- a rank -------------------------------------------------------------------------------------------------------------
+
+
+def train(config: dict[str, Any]) -> None:
+    """The training function of Ray Train: every rank runs it, and runs it again after a failure."""
+    task, board = config["task"], config["board"]
+    rank = _Rank(task)
+    done = rank.restore()
+    settings = task.settings
+    for step in range(done + 1, settings.steps + 1):
+        numbers, rates = rank.step(step)
+        stop = rank.agreed(rank.first and ray.get(board.put.remote(step, numbers, rates)))
+        if stop or step == settings.steps or step % settings.checkpoint_every == 0:
+            rank.checkpoint(step, numbers)
+        if stop and step < settings.steps:
+            return
+    rank.export()
+    if rank.first:
+        ray.get(board.finish.remote(settings.steps))
+
+
+class _Rank:
+    """One rank: its learner and all conversations."""
+
+    def __init__(self, task: Task) -> None:
+        # torch and DeepSpeed are imported here: the driver imports this module, too
+        import torch
+
+        from actors.learner.backends.ranks import join
+        from actors.learner.supervised import SupervisedLearner
+        from actors.model.load import load_policy, local_model
+        from actors.model.pixels import Pixels
+        from cluster.allocator import keep_freed_memory
+
+        keep_freed_memory()
+        self.task, self.settings = task, task.settings
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        self.ranks = join(_whoami())
+        self.first = self.ranks.rank == 0
+        self.source = local_model(task.model)
+        policy: Any = load_policy(self.source, "float32")
+        if self.settings.freeze_vision:
+            policy.model.visual.requires_grad_(False)
+        self.conversations = _received(int(policy.config.image_token_id))
+        pixels = Pixels.load(self.source, RunFolder.at(task.folder).images(), dtype="bfloat16")
+        self.learner: SupervisedLearner = SupervisedLearner(
+            policy, self.settings.backend, self.ranks, pixels, self.settings.micro_batch_tokens
+        )
+
+    def restore(self) -> int:
+        """Load the newest checkpoint, if there is one; returns the steps that were made."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as folder:
+            self.learner.load(Path(folder))
+            return int((Path(folder) / STEP_FILE).read_text())
+
+    def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """One optimizer step of all ranks; numbers and rates are of this rank's part, but for the loss."""
+        started = time.perf_counter()
+        chosen = batch_of(step, self.settings.batch, len(self.conversations), self.task.seed)
+        batch = [self.conversations[i] for i in chosen]
+        mine = part_of([len(one.expanded) for one in batch], self.ranks.rank, self.ranks.world)
+        stats, exact = self.learner.step([batch[i].expanded for i in mine])
+        seen = float(sum(len(one.expanded) for one in batch))
+        numbers = stats.numbers() | {"tokens_seen": seen, "seconds": time.perf_counter() - started}
+        kinds: dict[str, list[bool]] = {}
+        for i, value in zip(mine, exact, strict=True):
+            kinds.setdefault(batch[i].kind or "any", []).append(value)
+        return numbers, {kind: sum(values) / len(values) for kind, values in kinds.items()}
+
+    def agreed(self, stop: bool) -> bool:
+        """Whether any rank says so."""
+        return bool(self.ranks.largest([float(stop)])[0])
+
+    def checkpoint(self, step: int, numbers: dict[str, float]) -> None:
+        """Every rank gives its shard; together they are one checkpoint."""
+        with tempfile.TemporaryDirectory(prefix="mmsearch-sft-") as scratch:
+            self.learner.save(Path(scratch))
+            if self.first:
+                (Path(scratch) / STEP_FILE).write_text(str(step))
+            ray.train.report({"step": step, "loss": numbers["loss"]}, checkpoint=Checkpoint.from_directory(scratch))
+
+    def export(self) -> None:
+        self.learner.export(RunFolder.at(self.task.folder).sft_export, self.source)
+
+
+def _whoami() -> Any:
+    from actors.learner.backends.ranks import Ranks
+
+    context = ray.train.get_context()
+    return Ranks(context.get_world_rank(), context.get_world_size())
+
+
+def _received(image_token: int) -> list[Conversation]:
+    """All conversations, in an order that is the same on every rank and in every run."""
+    shard = ray.train.get_dataset_shard(DATASET)
+    rows = [row for batch in shard.iter_batches(batch_format="pyarrow", batch_size=256) for row in batch.to_pylist()]
+    return sorted((conversation_of(row, image_token) for row in rows), key=lambda it: it.id)
+
+
+# --- the driver's end ---------------------------------------------------------------------------------------------------
+
+
+class Board:
+    """A small actor: what ranks report, and whether they are to stop."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[int, dict[str, float], dict[str, float]]] = []
+        self._stop, self._done = False, 0
+
+    def put(self, step: int, numbers: dict[str, float], rates: dict[str, float]) -> bool:
+        self._news.append((step, numbers, rates))
+        return self._stop
+
+    def take(self) -> list[tuple[int, dict[str, float], dict[str, float]]]:
+        news, self._news = self._news, []
+        return news
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def finish(self, step: int) -> None:
+        self._done = step
+
+    def done(self) -> int:
+        """Steps of a training that has ended and exported its model, else 0."""
+        return self._done
+
+
+class Fit:
+    """A training on Ray Train, to be run in a thread of the driver, and the driver's view of its board."""
+
+    def __init__(self, task: Task, data: ray.data.Dataset, folder: Folder, name: str) -> None:
+        self._actor = ray.remote(Board).options(num_cpus=0).remote()
+        settings = task.settings
+        files, path = folder.pyarrow_filesystem()
+        resources = {"CPU": settings.rank_cpus} | ({"GPU": settings.rank_gpus} if settings.rank_gpus else {})
+        self._trainer = TorchTrainer(
+            train,
+            train_loop_config={"task": task, "board": self._actor},
+            torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=settings.ranks, use_gpu=settings.rank_gpus > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=path,
+                storage_filesystem=None if folder.is_local else files,
+                failure_config=FailureConfig(max_failures=settings.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+            ),
+            datasets={DATASET: data},
+            dataset_config=DataConfig(datasets_to_split=[]),
+        )
+
+    def run(self) -> None:
+        """Blocks until the training has ended. Raises what it ended with."""
+        self._trainer.fit()
+
+    def news(self) -> list[tuple[int, dict[str, float], dict[str, float]]]:
+        return ray.get(self._actor.take.remote())
+
+    def stop(self) -> None:
+        ray.get(self._actor.stop.remote())
+
+    def done(self) -> int:
+        return ray.get(self._actor.done.remote())
