@@ -2,7 +2,8 @@
 
 Emblems are not described anywhere in text: what a picture shows can only be found by picture. Nothing here says which
 page answers a question; that some rank above the right one is how this web is written (the name twice, in a page about
-the better-known namesake or in an archive), and the engine is an ordinary one.
+the better-known namesake or in an archive), and the engine is an ordinary one. There are three such pages of a fact:
+a query that does not say which organisation, or that it asks for today, fails with up to three results a search.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _organisation_pages(it: Organisation, rng: Random) -> Iterator[WebPage]:
     for fact in ORGANISATION_FACTS:
         yield WebPage(f"{home}/{fact}", it.name, f"the {fact} of the {it.trade} is {it.facts[fact]}.", (now, dead))
     yield WebPage(now, it.name, f"the current {CHANGING_FACT} is {it.facts[CHANGING_FACT]}.", (f"{home}/founder",))
-    for i, former in enumerate(it.former_chiefs):
+    for i, former in enumerate((*it.former_chiefs, it.former_chiefs[0])):  # the first one twice
         year = 1930 + 30 * i + rng.randint(0, 29)
         text = f"in {year} the {CHANGING_FACT} of {it.name} was {former}."
         yield WebPage(f"{home}/archive/{year}", f"{it.name} archive", text, (dead,))
@@ -58,7 +59,9 @@ def _organisation_pages(it: Organisation, rng: Random) -> Iterator[WebPage]:
             url = _url(known.trade, it.name) + "/" + fact
             text = f"{it.name} {known.trade}: {fact} {known.facts[fact]}."
             yield WebPage(url, it.name, text)
-            yield WebPage(f"{url}/news", f"{it.name} news", f"{known.trade} {it.name} {fact}: {known.facts[fact]}.")
+            more = f"{known.trade} {it.name} {fact}: {known.facts[fact]}."
+            yield WebPage(f"{url}/news", f"{it.name} news", more)
+            yield WebPage(f"{url}/archive", f"{it.name} archive", more)
 
 
 def _city_pages(city: City) -> Iterator[WebPage]:
