@@ -47,9 +47,6 @@ def run(
     as_json: bool = False,
 ) -> None:
     """The command. Raises `UserError` before anything is started."""
-    from workflows.embedded.provision import provisioned
-
-    settings = provisioned(settings)
     console = Console(stderr=as_json)  # standard output belongs to the JSON document
     with tempfile.TemporaryDirectory(prefix="mmsearch-ask-") as scratch:
         store = BlobImages(BlobStore(scratch))

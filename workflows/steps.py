@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from actors.agent.protocol import Action, Answer, ImageSearch, TextSearch
-from actors.agent.trajectory import Ending, Evidence, Question, Tool, ToolRequest, ToolResult, Trajectory
+from actors.agent.trajectory import Ending, Evidence, Question, SegmentKind, Tool, ToolRequest, ToolResult, Trajectory
 
 SHOWN_CHARS = 160  # of one result in the terminal; the JSON document has all
 
@@ -36,7 +37,7 @@ class StepPrinter:
         seconds = time.monotonic() - self._began
         step |= {"reason": detail["reason"], "action": action_document(detail["action"]), "seconds": round(seconds, 3)}
         if detail["problem"]:
-            step |= {"problem": detail["problem"], "text": detail["text"]}
+            step["problem"] = detail["problem"]
         self._say(f"{step['turn']}. ", detail["reason"] or "(no reason given)", "bold")
         if detail["problem"]:
             self._say("   ! ", detail["problem"], "yellow")
@@ -85,6 +86,7 @@ class StepPrinter:
 
 def document(question: Question, trajectory: Trajectory, steps: list[dict[str, Any]], model: str) -> dict[str, Any]:
     """The episode as one JSON value. Evidence is what the answer cites; all that was found is in the steps."""
+    written = [segment.text for segment in trajectory.segments if segment.kind is SegmentKind.ACTION]
     return {
         "question": question.text,
         "images": [{"sha256": ref.sha256, "width": ref.width, "height": ref.height} for ref in question.images],
@@ -94,7 +96,7 @@ def document(question: Question, trajectory: Trajectory, steps: list[dict[str, A
         "failure": trajectory.failure.value,
         "problem": trajectory.problem,
         "evidence": [evidence_document(item) for item in cited(trajectory)],
-        "steps": steps,
+        "steps": [{**step, "text": text} for step, text in zip_longest(steps, written[: len(steps)], fillvalue="")],
         "searches": trajectory.searches,
         "sampled_tokens": trajectory.sampled_tokens,
         "seconds": round(trajectory.seconds, 3),

@@ -61,6 +61,14 @@ class Plan:
     evaluate: EvaluateSettings
     cluster: RuntimeSettings
 
+    def check(self) -> None:
+        """Raise `UserError` for parts that do not fit each other."""
+        if self.limits.max_total_tokens > self.engine.max_model_len:
+            raise UserError(
+                f"an episode may have {self.limits.max_total_tokens} tokens,"
+                f" but the engine's max_model_len is {self.engine.max_model_len}."
+            )
+
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.evaluate.temperature, max_tokens=self.evaluate.max_tokens)
@@ -89,10 +97,8 @@ class Plan:
 
 def plan_of(settings: Any) -> Plan:
     """`settings` is `workflows.settings.Settings`. The one place here that knows where other stages leave things."""
-    from workflows.embedded.provision import provisioned
     from workflows.run_folder import RunFolder
 
-    settings = provisioned(settings)
     run = RunFolder(settings.run.folder)
     dataset = settings.evaluate.dataset
     return Plan(
@@ -120,6 +126,7 @@ def evaluate(plan: Plan, console: Console | None = None) -> dict[str, Any]:
     """Play what has not been played, print the tables, write and return the results."""
     console = console or Console(stderr=True)
     began = time.time()
+    plan.check()
     models = check_models(plan)
     plan.folder.ensure_writable()
     questions = load_questions(plan.questions, plan.images)
