@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -25,7 +23,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.storage import Folder
 from workflows.dataset.conversations import COLUMNS, Conversation, conversation_of, rows_of, shards_of
+from workflows.dataset.pipeline import in_order_and_quietly
 from workflows.run_folder import RunFolder
+from workflows.sft_batches import batch_of, part_of
 from workflows.sft_settings import SftSettings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Task:
     model: str
 
 
-# --- data ---------------------------------------------------------------------------------------------------------------
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def conversations(
@@ -66,9 +66,7 @@ def conversations(
         ]
         return pa.Table.from_pylist(rows, schema=COLUMNS)
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
+    in_order_and_quietly()
     shards = [{"shard": name} for name in shards_of(source)]
     rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(read, batch_size=1, num_cpus=0.5)
     rows = rows.materialize()
@@ -82,24 +80,7 @@ def conversations(
     return rows.map_batches(usable, batch_format="pyarrow", batch_size=None, num_cpus=0.5).materialize(), problems
 
 
-def batch_of(step: int, batch: int, n: int, seed: int) -> list[int]:
-    """Which of `n` conversations step `step` (the first is 1) learns from: epoch after epoch, each in an order of its own.
-
-    Every conversation comes once in an epoch; a batch may reach over the end of one.
-    """
-    positions = range((step - 1) * batch, step * batch)
-    epochs = sorted({position // n for position in positions})
-    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(n) for epoch in epochs}
-    return [int(orders[position // n][position % n]) for position in positions]
-
-
-def part_of(lengths: Sequence[int], rank: int, world: int) -> list[int]:
-    """Indices of a rank's part: lengths dealt out like cards, so that ranks get about the same work."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return order[rank::world]
-
-
-# --- a rank -------------------------------------------------------------------------------------------------------------
+# --- a rank ----------------------------------------------------------------------------------------------------------
 
 
 def train(config: dict[str, Any]) -> None:
@@ -202,7 +183,7 @@ def _received(image_token: int) -> list[Conversation]:
     return sorted((conversation_of(row, image_token) for row in rows), key=lambda it: it.id)
 
 
-# --- the driver's end ---------------------------------------------------------------------------------------------------
+# --- the driver's end ------------------------------------------------------------------------------------------------
 
 
 class Board:

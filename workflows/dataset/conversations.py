@@ -47,7 +47,7 @@ def shards_of(folder: Folder) -> list[str]:
 def rows_of(
     folder: Folder, shard: str, images: ImageStore, image_token: int, max_length: int
 ) -> Iterator[dict[str, Any]]:
-    """Every row in COLUMNS; its pictures go to `images`. A row that cannot be used has its `problem` and no segments."""
+    """Every row in COLUMNS; its pictures go to `images`. What cannot be used has its `problem` and no segments."""
     files, path = folder.pyarrow_filesystem()
     number = 0
     try:

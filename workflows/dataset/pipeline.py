@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,20 @@ from workflows.dataset.worker import DatasetWorker, Plan
 SUMMARY = ("key", "data_id", "dropped", "detail", "kind", "designed_label", "category")
 
 
-def play(units: Any, plan: Plan) -> ray.data.MaterializedDataset:
-    """Every row of a part with its verdict, in the order of the units; held in Ray's object store."""
-    wanted = plan.settings.dataset
+def in_order_and_quietly() -> None:
+    """How this process runs Ray Data: rows keep their order, so the same settings make the same files; few words."""
+    for name in ("ray.data", "ray.data.dataset"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def play(units: Any, plan: Plan) -> ray.data.MaterializedDataset:
+    """Every row of a part with its verdict, in the order of the units; held in Ray's object store."""
+    wanted = plan.settings.dataset
+    in_order_and_quietly()
     if isinstance(units, list):
         blocks = max(1, min(len(units), 4 * wanted.actors))
         fed = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=blocks)
