@@ -23,6 +23,10 @@ class SupervisedSettings:
     # padded tokens of one forward pass on one rank
     lr: float = field(default=2e-3, metadata=NOT_NEGATIVE)
     # peak learning rate; 2e-3 is right for 1.5 M parameters, 1e-5 to 1e-4 for 7 B (both papers)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    # muon: for models made from nothing, with engine plain; see actors/learner/settings.py
+    muon_lr: float = field(default=0.02, metadata=NOT_NEGATIVE)
+    # peak learning rate of Muon's matrices
     warmup_steps: int = field(default=50, metadata=NOT_NEGATIVE)
     # optimizer steps of linear rise from 0
     floor: float = field(default=0.05, metadata={"ge": 0.0, "le": 1.0})
@@ -55,6 +59,8 @@ class SupervisedSettings:
     def backend(self) -> BackendSettings:
         """The learner's engine that these settings ask for."""
         optimizer = OptimizerSettings(
+            kind=self.optimizer,
+            muon_lr=self.muon_lr,
             lr=self.lr,
             beta2=self.beta2,
             weight_decay=self.weight_decay,

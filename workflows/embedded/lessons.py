@@ -1,8 +1,8 @@
 """What the base model is taught before it meets a tool: to see, to know the head organisations, to read.
 
-A lesson is one turn of a chat: a text, perhaps a picture, and the reply. Nothing of a test organisation is in any of
-them; names in reading lessons are drawn afresh each time and are nobody's in the world, so that copying is learned
-and not the names.
+A lesson is a short chat: one or more exchanges, perhaps about a picture, whose replies are learned. Several questions
+about one picture cost its way through the vision tower once. Nothing of a test organisation is in any lesson; names in
+reading lessons are drawn afresh each time and are nobody's in the world, so that copying is learned and not the names.
 """
 
 from __future__ import annotations
@@ -30,26 +30,31 @@ from workflows.embedded.lexicon import (
 from workflows.embedded.pictures import Scene, compose
 from workflows.embedded.questions import MixSettings, draft_questions
 
+_ASKS = ("what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}.")
+
 
 @dataclass(frozen=True)
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    describe: float = 0.2  # every emblem of a scene, in raster order
-    look: float = 0.1  # one question about one emblem
-    recognise: float = 0.15  # which organisation an emblem is, or that it is unknown
+    see: float = 0.45  # what is in a picture: all of it, single emblems, and which of them are known
     know: float = 0.1  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.1  # a list of fresh names, word for word: copying, at its plainest
-    recite: float = 0.1  # one of several numbered results, word for word
+    repeat: float = 0.08  # a list of fresh names, word for word: copying, at its plainest
+    recite: float = 0.07  # one of several numbered results, word for word
     find: float = 0.15  # the answer among numbered results
     query: float = 0.15  # what to search next, from a result or a question
 
 
 @dataclass(frozen=True)
-class Lesson:
-    kind: str
+class Exchange:
     text: str  # `<image>` where the picture goes
     reply: str
+
+
+@dataclass(frozen=True)
+class Lesson:
+    kind: str
+    exchanges: tuple[Exchange, ...]
     scene: Scene | None = None
 
 
@@ -70,51 +75,51 @@ class Lessons:
 
     # --- seeing -----------------------------------------------------------------------------------------------------
 
-    def _describe(self) -> Lesson:
+    def _see(self) -> Lesson:
+        """Three exchanges about one picture: in half of the lessons the first describes all of it, in raster order."""
         scene = self._rng.choice(self._scenes)
-        reply = ", ".join(emblem.description for emblem in scene.emblems)
-        return Lesson("describe", "<image>describe the picture.", reply + ".", scene)
+        exchanges = [self._look(scene) if self._rng.random() < 0.5 else self._recognise(scene) for _ in range(3)]
+        if self._rng.random() < 0.5:
+            words = ", ".join(emblem.description for emblem in scene.emblems)
+            exchanges[0] = Exchange("describe the picture.", words + ".")
+        exchanges[0] = Exchange("<image>" + exchanges[0].text, exchanges[0].reply)
+        return Lesson("see", tuple(exchanges), scene)
 
-    def _look(self) -> Lesson:
-        scene, emblem = self._pointed()
+    def _look(self, scene: Scene) -> Exchange:
+        emblem = self._rng.choice(scene.emblems)
         about, answer = self._rng.choice(
             [(f"what mark is on the {emblem.words}?", emblem.mark)]
             + [(f"what colour is the {emblem.shape}?", emblem.colour)] * _alone(scene, "shape", emblem)
             + [(f"what shape is the {emblem.colour} emblem?", emblem.shape)] * _alone(scene, "colour", emblem)
         )
-        return Lesson("look", f"<image>{about}", f"a {emblem.description}. {answer}", scene)
+        return Exchange(about, f"a {emblem.description}. {answer}")
 
-    def _recognise(self) -> Lesson:
-        scene, emblem = self._pointed()
-        about = self._rng.choice(["name the {}.", "which one is the {}?", "what is the name of the {}?"])
-        known = self._head.get(emblem)
-        name = known.name if known else "unknown"
-        return Lesson("recognise", "<image>" + about.format(emblem.words), f"a {emblem.description} is {name}.", scene)
-
-    def _pointed(self) -> tuple[Scene, Emblem]:
-        scene = self._rng.choice(self._scenes)
+    def _recognise(self, scene: Scene) -> Exchange:
         known = [emblem for emblem in scene.emblems if emblem in self._head]
-        if known and self._rng.random() < 0.5:
-            return scene, self._rng.choice(known)
-        return scene, self._rng.choice(scene.emblems)
+        emblem = self._rng.choice(known if known and self._rng.random() < 0.5 else scene.emblems)
+        about = self._rng.choice(["name the {}.", "which one is the {}?", "what is the name of the {}?"])
+        name = self._head[emblem].name if emblem in self._head else "unknown"
+        return Exchange(about.format(emblem.words), f"a {emblem.description} is {name}.")
 
     # --- knowing ----------------------------------------------------------------------------------------------------
 
     def _know(self) -> Lesson:
-        fact = self._rng.choice(ORGANISATION_FACTS)
-        ask = self._rng.choice(["what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}."])
+        return Lesson("know", tuple(self._fact() for _ in range(3)))
+
+    def _fact(self) -> Exchange:
+        fact, ask = self._rng.choice(ORGANISATION_FACTS), self._rng.choice(_ASKS)
         if self._rng.random() < 0.25:
             name = Names(self._rng, self._world.names).draw("organisation")
-            return Lesson("know", ask.format(fact, name), f"{name} is unknown.")
+            return Exchange(ask.format(fact, name), f"{name} is unknown.")
         it = self._rng.choice(self._world.of("head"))
-        return Lesson("know", ask.format(fact, it.name), f"{it.name} is known. {it.facts[fact]}")
+        return Exchange(ask.format(fact, it.name), f"{it.name} is known. {it.facts[fact]}")
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def _repeat(self) -> Lesson:
         names = Names(self._rng, self._world.names)
         words = " ".join(names.draw("organisation") for _ in range(self._rng.randint(3, 8)))
-        return Lesson("repeat", f"repeat: {words}", words)
+        return Lesson("repeat", (Exchange(f"repeat: {words}", words),))
 
     def _recite(self) -> Lesson:
         names = Names(self._rng, self._world.names)
@@ -122,7 +127,8 @@ class Lessons:
         sort = self._rng.choice(["organisation", "city"])
         lines = [f"{names.draw(sort)}: the {fact} is {self._value(names, fact)}." for fact in facts]
         first, wanted = self._rng.choice([1, 1, 2, 3, 4]), self._rng.randrange(len(lines))
-        return Lesson("recite", f"read [{first + wanted}].\n{_information(lines, first)}", lines[wanted])
+        text = f"read [{first + wanted}].\n{_information(lines, first)}"
+        return Lesson("recite", (Exchange(text, lines[wanted]),))
 
     def _find(self) -> Lesson:
         """The answer stands in one of two or three numbered results; its number is said with it."""
@@ -141,9 +147,8 @@ class Lessons:
         self._rng.shuffle(lines)
         first = self._rng.choice([1, 1, 2, 3, 4])
         number = first + lines.index(right)
-        ask = self._rng.choice(["what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}."])
-        text = f"{ask.format(asked, name)}\n{_information(lines, first)}"
-        return Lesson("find", text, f"{value} is in [{number}].")
+        text = f"{self._rng.choice(_ASKS).format(asked, name)}\n{_information(lines, first)}"
+        return Lesson("find", (Exchange(text, f"{value} is in [{number}]."),))
 
     def _query(self) -> Lesson:
         """The name at the top of a result, copied into the next query."""
@@ -157,9 +162,8 @@ class Lessons:
         return self._lesson_query(fact, self._words(), lines, lines[0].split(":")[0])
 
     def _lesson_query(self, fact: str, about: str, lines: list[str], name: str) -> Lesson:
-        ask = self._rng.choice(["what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}."])
-        text = f"{ask.format(fact, about)}\n{_information(lines, self._rng.choice([1, 1, 1, 3]))}"
-        return Lesson("query", text, f"it is {name}. {name} {fact}")
+        text = f"{self._rng.choice(_ASKS).format(fact, about)}\n{_information(lines, self._rng.choice([1, 1, 1, 3]))}"
+        return Lesson("query", (Exchange(text, f"it is {name}. {name} {fact}"),))
 
     def _words(self) -> str:
         emblem = self._rng.choice(self._rng.choice(self._scenes).emblems)
@@ -195,9 +199,9 @@ def corpus(world: World, n: int, seed: int) -> Iterator[str]:
     """
     lessons = iter(Lessons(world, LessonMix(), lesson_scenes(world, 64, seed), seed))
     for _ in range(n):
-        lesson = next(lessons)
-        yield _plain("user\n" + lesson.text.replace("<image>", ""))
-        yield _plain(lesson.reply)
+        for exchange in next(lessons).exchanges:
+            yield _plain("user\n" + exchange.text.replace("<image>", ""))
+            yield _plain(exchange.reply)
     for draft in draft_questions(world, MixSettings(), "train", n // 4, seed):
         yield _plain(draft.text)
     for sentence in (GIVE_UP, "not found. another one. once more. archive news. is unknown. is known.", "[1] [2]"):

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,16 +210,20 @@ def lessons_of(world: World, settings: PretrainSettings, scenes: list[Scene], se
 
 
 def _stream(world: World, settings: PretrainSettings, scenes: list[Scene], seed: int, step: int) -> Iterator[Lesson]:
-    return iter(Lessons(world, settings.lessons, scenes, seed * 1_000_003 + step))
+    mix = replace(settings.lessons, see=0.0) if step <= settings.text_first else settings.lessons
+    return iter(Lessons(world, mix, scenes, seed * 1_000_003 + step))
 
 
 def sequence_of(lesson: Lesson, renderer: ChatRenderer, pictures: _Pictures) -> Expanded:
-    """A lesson as one turn of a chat; its reply is what is learned."""
-    asked = renderer.open(lesson.text, [pictures.of(lesson.scene)] if lesson.scene else [])
-    ids = renderer.action(lesson.reply)
-    spans = (VersionSpan(WeightVersion(0), 0, len(ids)),)
-    reply = Segment(SegmentKind.ACTION, ids, np.zeros(len(ids), dtype=np.float32), spans)
-    return expand([asked, reply], renderer.image_token)
+    """A lesson as a chat; its replies are what is learned."""
+    segments: list[Segment] = []
+    images = [pictures.of(lesson.scene)] if lesson.scene else []
+    for exchange in lesson.exchanges:
+        asked = renderer.observe(exchange.text) if segments else renderer.open(exchange.text, images)
+        ids = renderer.action(exchange.reply)
+        spans = (VersionSpan(WeightVersion(0), 0, len(ids)),)
+        segments += [asked, Segment(SegmentKind.ACTION, ids, np.zeros(len(ids), dtype=np.float32), spans)]
+    return expand(segments, renderer.image_token)
 
 
 def rates_of(kinds: Sequence[str], exact: Sequence[bool]) -> dict[str, float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from actors.model.tiny import TinySize
 from workflows.embedded.lessons import LessonMix
-from workflows.supervised import AT_LEAST_ONE, SupervisedSettings
+from workflows.supervised import AT_LEAST_ONE, NOT_NEGATIVE, SupervisedSettings
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,18 @@ class PretrainSettings(SupervisedSettings):
 
     steps: int = field(default=900, metadata=AT_LEAST_ONE)
     # optimizer steps; see apis.md 8 for what is learned when
+    optimizer: Literal["adamw", "muon"] = "muon"
+    # from nothing, Muon needs a quarter of AdamW's steps until copying is learned
+    engine: Literal["deepspeed", "plain"] = "plain"
+    # what Muon runs in
+    warmup_steps: int = field(default=15, metadata=NOT_NEGATIVE)
+    # optimizer steps of linear rise from 0
     size: TinySize = field(default_factory=TinySize)
     # of the model
     lessons: LessonMix = field(default_factory=LessonMix)
     # shares of the kinds of lessons
+    text_first: int = field(default=150, metadata=NOT_NEGATIVE)
+    # steps at the start without pictures: copying is learned several times sooner when nothing else is
     scenes: int = field(default=2000, metadata=AT_LEAST_ONE)
     # different pictures to learn to see from
     corpus: int = field(default=6000, metadata=AT_LEAST_ONE)

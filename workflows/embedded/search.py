@@ -74,7 +74,7 @@ class EmbeddedTextSearch:
 class EmbeddedImageSearch:
     """Nearest pictures by a descriptor of their pixels, exact inner product."""
 
-    def __init__(self, folder: str, min_score: float = 0.3) -> None:
+    def __init__(self, folder: str, min_score: float = 0.45) -> None:
         import faiss
 
         table = _read(folder, PICTURES)
@@ -83,7 +83,7 @@ class EmbeddedImageSearch:
         vectors = np.stack([sight.describe(sight.decode(image)) for image in self._images])
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(vectors)
-        self._min_score = min_score  # below, two pictures have nothing in common
+        self._min_score = min_score  # the same emblem scores 0.97 and more, one among several less than this
 
     async def search(self, image: ImageQuery) -> list[ImageHit]:
         vector = sight.describe(_decoded(image.image))

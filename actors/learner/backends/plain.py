@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,26 @@ class PlainBackend:
         self.model.train()
         self._settings = settings
         self.steps = 0
-        self._groups = [_FlatGroup(members) for members in decay_groups(self.model).values() if members]
-        self._optimizer = adamw(
-            [([group.master], decay) for group, decay in zip(self._groups, self._decays(), strict=True)],
-            settings,
-        )
-
-    def _decays(self) -> list[float]:
-        weight_decay = self._settings.optimizer.weight_decay
-        return [weight_decay if decays else 0.0 for decays, m in decay_groups(self.model).items() if m]
+        optimizer = settings.optimizer
+        flat = decay_groups(self.model)
+        matrices: list[Any] = []
+        if optimizer.kind == "muon":
+            matrices = inner_matrices(self.model)
+            flat[True] = [p for p in flat[True] if not any(p is matrix for matrix in matrices)]
+        decays = {decay: members for decay, members in flat.items() if members}
+        flat_groups = [_FlatGroup(members) for members in decays.values()]
+        self._groups: list[_Group] = list(flat_groups)
+        rest = [
+            ([group.master], optimizer.weight_decay if decay else 0.0)
+            for group, decay in zip(flat_groups, decays, strict=True)
+        ]
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw(rest, settings), optimizer.lr)]
+        # each with its peak rate
+        if matrices:
+            group = _MatrixGroup(matrices)
+            self._groups.append(group)
+            muon = torch.optim.Muon(group.masters, lr=0.0, weight_decay=optimizer.weight_decay)
+            self._optimizers.append((muon, optimizer.muon_lr))
 
     def train_batch(self, micro_batches: Sequence[TokenBatch], objective: Objective) -> StepStats:
         started = time.perf_counter()
@@ -83,14 +95,16 @@ class PlainBackend:
                 dist.all_reduce(group.grad)
         norm = float(torch.stack([group.grad.norm() for group in self._groups]).norm())
         lr = learning_rate(self.steps, optimizer)
+        of_peak = lr / optimizer.lr if optimizer.lr else 0.0
         if not torch.isfinite(torch.tensor(norm)):
             return norm, lr, "the gradient is not finite"
-        for torch_group in self._optimizer.param_groups:
-            torch_group["lr"] = lr
         scale = min(1.0, optimizer.grad_clip / (norm + 1e-6)) if optimizer.grad_clip else 1.0
         for group in self._groups:
             group.hand_over(scale)
-        self._optimizer.step()
+        for torch_optimizer, peak in self._optimizers:
+            for torch_group in torch_optimizer.param_groups:
+                torch_group["lr"] = peak * of_peak
+            torch_optimizer.step()
         for group in self._groups:
             group.spread()
         self.steps += 1
@@ -107,8 +121,9 @@ class PlainBackend:
     def save(self, folder: Path) -> None:
         if self.ranks.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            masters = [group.master.data for group in self._groups]
-            torch.save({"masters": masters, "optimizer": self._optimizer.state_dict()}, folder / STATE_FILE)
+            masters = [group.flat_master.data for group in self._groups]
+            optimizers = [optimizer.state_dict() for optimizer, _ in self._optimizers]
+            torch.save({"masters": masters, "optimizers": optimizers}, folder / STATE_FILE)
             (folder / META_FILE).write_text(json.dumps({"steps": self.steps}))
 
     def load(self, folder: Path) -> None:
@@ -116,8 +131,9 @@ class PlainBackend:
             state = torch.load(folder / STATE_FILE, weights_only=True, map_location=self.device)
             meta = json.loads((folder / META_FILE).read_text())
             for group, saved in zip(self._groups, state["masters"], strict=True):
-                group.master.data.copy_(saved)
-            self._optimizer.load_state_dict(state["optimizer"])
+                group.flat_master.data.copy_(saved)
+            for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
             raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
         self.steps = int(meta["steps"])
@@ -129,21 +145,16 @@ class PlainBackend:
             self.model.save_pretrained(folder)
 
 
-class _FlatGroup:
-    """Parameters that share a weight decay, with one flat fp32 master and one flat fp32 gradient.
-
-    One tensor instead of a hundred makes the optimizer's cost that of its arithmetic.
-    """
+class _Group(ABC):
+    """Parameters with one flat fp32 gradient and one flat fp32 master, that their optimizer sees in some form."""
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self._parameters = parameters
-        self.master = torch.nn.Parameter(torch.cat([p.data.reshape(-1).float() for p in parameters]))
-        self.grad = torch.zeros_like(self.master.data)
+        self.flat_master = torch.cat([p.data.reshape(-1).float() for p in parameters])
+        self.grad = torch.zeros_like(self.flat_master)
         sizes = [p.numel() for p in parameters]
-        self._grads = [
-            g.view_as(p) for g, p in zip(self.grad.split(sizes), parameters, strict=True)
-        ]  # fmt: skip
-        self._masters = [m.view_as(p) for m, p in zip(self.master.data.split(sizes), parameters, strict=True)]
+        self._grads = [g.view_as(p) for g, p in zip(self.grad.split(sizes), parameters, strict=True)]
+        self._masters = [m.view_as(p) for m, p in zip(self.flat_master.split(sizes), parameters, strict=True)]
 
     def clear(self) -> None:
         self.grad.zero_()
@@ -157,12 +168,43 @@ class _FlatGroup:
                 flat.add_(parameter.grad)
                 parameter.grad = None
 
+    @abstractmethod
     def hand_over(self, scale: float) -> None:
-        self.master.grad = self.grad.mul_(scale) if scale != 1.0 else self.grad
+        """Scale the gradient and give it to the optimizer."""
 
     def spread(self) -> None:
         """Copy the master back into the model, in the model's precision."""
         torch._foreach_copy_([p.data for p in self._parameters], self._masters)
+
+
+class _FlatGroup(_Group):
+    """Parameters that share a weight decay, as one tensor: the optimizer then costs no more than its arithmetic."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        super().__init__(parameters)
+        self.master = torch.nn.Parameter(self.flat_master)
+
+    def hand_over(self, scale: float) -> None:
+        self.master.grad = self.grad.mul_(scale) if scale != 1.0 else self.grad
+
+
+class _MatrixGroup(_Group):
+    """Matrices, each of which its optimizer must see as one."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        super().__init__(parameters)
+        self.masters = [torch.nn.Parameter(master) for master in self._masters]
+
+    def hand_over(self, scale: float) -> None:
+        self.grad.mul_(scale)
+        for master, grad in zip(self.masters, self._grads, strict=True):
+            master.grad = grad
+
+
+def inner_matrices(model: Any) -> list[Tensor]:
+    """Weight matrices between the embedding and the head: what Muon is made for."""
+    outer = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    return [p for p in model.parameters() if p.requires_grad and p.dim() == 2 and id(p) not in outer]
 
 
 def decay_groups(model: Any) -> dict[bool, list[Any]]:
