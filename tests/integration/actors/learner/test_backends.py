@@ -197,3 +197,26 @@ def test_a_shared_picture_is_read_once_and_changes_nothing(build, sequences, bat
     backend = build(FP32)
     assert torch.allclose(backend.logprobs(shared), backend.logprobs(apart), atol=1e-6)
     assert difference(update(backend, [shared]), update(build(FP32), [apart])) <= 1e-3
+
+
+MUON = replace(FP32, optimizer=replace(FP32.optimizer, kind="muon", weight_decay=0.0))
+
+
+def test_muon_moves_inner_matrices_all_directions_alike_and_the_rest_as_adamw(build, batches):
+    moved = update(build(MUON), batches(10_000))
+    as_adamw = update(build(replace(FP32, optimizer=replace(FP32.optimizer, weight_decay=0.0))), batches(10_000))
+    matrix = next(name for name in moved if name.endswith("layers.0.mlp.down_proj.weight"))
+    singular = torch.linalg.svdvals(moved[matrix])
+    assert float(singular.max() / singular.median()) < 2
+    adamw = torch.linalg.svdvals(as_adamw[matrix])
+    assert float(adamw.max() / adamw.median()) > 3
+    assert torch.allclose(moved["lm_head.weight"], as_adamw["lm_head.weight"])
+
+
+def test_muon_continues_from_a_checkpoint_as_if_it_had_never_stopped(build, batches, tmp_path):
+    one = build(MUON)
+    update(one, batches(10_000))
+    one.save(tmp_path)
+    other = build(MUON)
+    other.load(tmp_path)
+    assert difference(update(other, batches(10_000)), update(one, batches(10_000))) <= 1e-5
