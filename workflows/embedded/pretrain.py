@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,7 +209,7 @@ def lessons_of(world: World, settings: PretrainSettings, scenes: list[Scene], se
 
 
 def _stream(world: World, settings: PretrainSettings, scenes: list[Scene], seed: int, step: int) -> Iterator[Lesson]:
-    mix = replace(settings.lessons, see=0.0) if step <= settings.text_first else settings.lessons
+    mix = settings.first_lessons if step <= settings.first_steps else settings.lessons
     return iter(Lessons(world, mix, scenes, seed * 1_000_003 + step))
 
 
