@@ -139,6 +139,8 @@ def _watched(fit: Fit, settings: Settings, folder: Folder, console: Console) -> 
                 fit.stop()
             for step, numbers, rates in fit.news():
                 if progress is None:
+                    if step > 1:
+                        console.print(f"SFT: continuing after step {step - 1} of {settings.sft.steps}")
                     watched = TrainingProgress("SFT", folder, settings.sft.steps, step - 1, console)
                     progress = stack.enter_context(watched)
                 if step > last:  # ranks that were started again repeat steps

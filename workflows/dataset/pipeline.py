@@ -21,7 +21,7 @@ SUMMARY = ("key", "data_id", "dropped", "detail", "kind", "designed_label", "cat
 
 def in_order_and_quietly() -> None:
     """How this process runs Ray Data: rows keep their order, so the same settings make the same files; few words."""
-    for name in ("ray.data", "ray.data.dataset"):
+    for name in ("ray.data", "ray.data.dataset", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -62,8 +62,6 @@ def write(played: ray.data.Dataset, keys: Sequence[str], target: Folder, shards:
         return kept.drop_columns(["key", "dropped", "detail"])
 
     files, path = target.pyarrow_filesystem()
-    if target.is_local:
-        target.local_path.mkdir(parents=True, exist_ok=True)
     kept = played.map_batches(keep, batch_format="pyarrow", batch_size=None)
     kept.repartition(min(shards, len(keys))).write_parquet(
         path, filesystem=files, filename_provider=_Numbered(), mode=SaveMode.OVERWRITE, compression="zstd"
