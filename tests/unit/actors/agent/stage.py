@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.agent.episode import Limits, run_episode
 from actors.agent.prompts import PRESETS, Preset
-from actors.agent.seams import Generation, Sampling
+from actors.agent.seams import Generation, Observer, Sampling
 from actors.agent.trajectory import (
     Evidence,
     ImageRef,
@@ -133,7 +133,7 @@ async def play(
     limits: Limits | None = None,
     sampling: Sampling | None = None,
     clock: Callable[[], float] | None = None,
-    observer: Callable[[str, dict], None] | None = None,
+    observer: Observer | None = None,
 ) -> Trajectory:
     return await run_episode(
         question,

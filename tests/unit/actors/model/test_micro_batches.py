@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 from actors.agent.trajectory import ImageRef
 from actors.model.batch import collate, micro_batches
 from actors.model.expansion import Expanded
+from actors.model.pixels import Pixels
 
 REFS = [ImageRef(letter * 64, 28 * n, 28) for n, letter in enumerate("abc", start=1)]
 PAD = 5
 
 
-class Patches:
+class Patches(Pixels):
     """Pixels whose values say which image they are of: n patches of value n for the n-th image."""
+
+    def __init__(self) -> None:
+        """Nothing to process."""
 
     def get(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor]:
         n = ref.width // 28

@@ -36,13 +36,14 @@ def says(lines: list[str], value: str) -> bool:
 
 async def test_the_right_calls_lead_to_each_answer(world, web):
     gateway = web.gateway()
-    asked = [d for d in draft_questions(world, MixSettings(), "test", 150, 1) if d.subject is not None]
+    asked = [d for d in draft_questions(world, MixSettings(), "test", 100, 1) if d.subject is not None]
     assert {d.kind for d in asked} == set(KINDS) - {"looking"}
     reached = 0
     for draft in asked:
         it = draft.subject
         named = draft.emblem is None
-        if not named:
+        assert it is not None
+        if draft.emblem is not None:
             picture = web.images.put(render(draft.scene))
             named = (await look(gateway, picture, draft.emblem.words))[:1] == [it.name]
         reached += named and await answers(gateway, world, draft)
@@ -108,7 +109,7 @@ async def test_grounding_finds_what_is_named_and_its_crop_is_found(world, web):
     gateway, grounder = web.gateway(), EmbeddedGrounder()
     grounded = found = n = 0
     for n_emblems in (1, 2, 3, 4):
-        for scene, emblem in scenes(world, n_emblems, 25):
+        for scene, emblem in scenes(world, n_emblems, 18):
             n += 1
             png = render(scene)
             best = max(await grounder.ground(png, emblem.words), key=lambda box: box.score)
