@@ -12,7 +12,7 @@ import shutil
 import struct
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import UserError
 from cluster.storage import Folder
@@ -95,7 +95,8 @@ def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Qwen2_5
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}; accepted: float32, bfloat16, float16")
     folder = local_model(path)
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    return cast("Qwen2_5_VLForConditionalGeneration", model)
 
 
 def parameter_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:

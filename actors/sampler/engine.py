@@ -27,6 +27,7 @@ from actors.agent.seams import Clock, Generation, GenerationFailed, ImageStore, 
 from actors.agent.trajectory import FloatArray, ImageRef, Segment, VersionSpan, WeightVersion
 from actors.model.expansion import Expanded, ExpansionError, expand
 from actors.sampler import vllm_adapter
+from actors.sampler.orphans import OrphanGuard
 from actors.sampler.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Engine:
         self._version = WeightVersion(version)
         self._clock = clock
         self._llm: Any = None
+        self._guard: OrphanGuard | None = None
         self._broken = ""  # why this engine must not be used any more
         self._update_lock = asyncio.Lock()
         self._loads = 0  # in the salt too: a version number may come back with other weights after a resume
@@ -87,7 +89,13 @@ class Engine:
 
     async def start(self) -> None:
         """Start vLLM and label its tokens with the first version."""
-        self._llm = vllm_adapter.start_engine(self._model_path, self._settings)
+        self._guard = OrphanGuard()
+        try:
+            with self._guard.marked():
+                self._llm = vllm_adapter.start_engine(self._model_path, self._settings)
+        except BaseException:
+            self._guard.dismiss()
+            raise
         await vllm_adapter.set_weight_version(self._llm, self._version)
 
     async def close(self) -> None:
@@ -95,6 +103,8 @@ class Engine:
         llm, self._llm, self._broken = self._llm, None, self._broken or "the engine was closed"
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
+        if self._guard is not None:
+            self._guard.dismiss()
 
     async def __aenter__(self) -> Engine:
         await self.start()

@@ -14,7 +14,7 @@ from actors.agent.protocol import TAGS
 from actors.model.load import load_policy
 from actors.model.pixels import Pixels
 from actors.model.renderer import ChatRenderer, load_renderer
-from actors.model.tiny import save_tiny
+from actors.model.tiny import TinySize, save_tiny
 from actors.sampler.engine import Engine
 from actors.sampler.settings import EngineSettings
 from tests.integration.actors.sampler.scripted import Pictures
@@ -32,10 +32,20 @@ def engine_settings(dtype: str) -> EngineSettings:
     )
 
 
+TEXTS = [preset.opening + preset.after_image + preset.after_text for preset in PRESETS.values()]
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    texts = [preset.opening + preset.after_image + preset.after_text for preset in PRESETS.values()]
-    return save_tiny(texts, tmp_path_factory.mktemp("sampler") / "tiny", tags=TAGS, seed=1)
+    return save_tiny(TEXTS, tmp_path_factory.mktemp("sampler") / "tiny", tags=TAGS, seed=1)
+
+
+@pytest.fixture(scope="session")
+def calm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smaller random weights, for bf16. At the default scale an untrained model turns bf16's rounding alone into
+    log-prob differences of 1e-2 (transformers in bf16 against itself in fp32); a trained one does not."""
+    size = TinySize(initializer_range=0.03)
+    return save_tiny(TEXTS, tmp_path_factory.mktemp("sampler") / "calm", tags=TAGS, size=size, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -24,15 +24,17 @@ from actors.agent.trajectory import (
     ToolResult,
     Trajectory,
     VersionSpan,
+    WeightVersion,
 )
+from actors.model.renderer import ChatRenderer
 
 
 class Pictures:
-    """An ImageStore in memory, with noise for pictures."""
+    """An ImageStore in memory."""
 
     def __init__(self, n: int, size: tuple[int, int] = (112, 84)) -> None:
         self._bytes: dict[str, bytes] = {}
-        self.refs = [self.put(_noise(seed, size)) for seed in range(n)]
+        self.refs = [self.put(_picture(seed, size)) for seed in range(n)]
 
     def put(self, data: bytes) -> ImageRef:
         with Image.open(io.BytesIO(data)) as picture:
@@ -46,8 +48,11 @@ class Pictures:
         return self._bytes[ref.sha256]
 
 
-def _noise(seed: int, size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+def _picture(seed: int, size: tuple[int, int]) -> bytes:
+    """One colour with some noise: pictures that a random vision tower tells apart."""
+    random = np.random.default_rng(seed)
+    colour = random.integers(0, 2, 3) * 200
+    pixels = (colour + random.integers(0, 55, (size[1], size[0], 3))).astype(np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     return encoded.getvalue()
@@ -78,17 +83,17 @@ class SearchThenSample:
     """Writes the first turn itself, a text search, and leaves the rest to the engine."""
 
     engine: Generator
-    renderer: Renderer
+    renderer: ChatRenderer
 
     async def generate(self, segments: Sequence[Segment], sampling: Sampling, *, deadline: float) -> Generation:
         if any(segment.kind is SegmentKind.ACTION for segment in segments):
             return await self.engine.generate(segments, sampling, deadline=deadline)
         ids = self.renderer.action("<reason>unknown</reason><text_search>red star</text_search>")
         n = len(ids)
-        return Generation(ids, np.zeros(n, np.float32), (VersionSpan(0, 0, n),), "end_of_turn")
+        return Generation(ids, np.zeros(n, np.float32), (VersionSpan(WeightVersion(0), 0, n),), "end_of_turn")
 
 
-def search_then_sample(engine: Generator, renderer: Renderer, question: Question) -> SearchThenSample:
+def search_then_sample(engine: Generator, renderer: ChatRenderer, question: Question) -> SearchThenSample:
     """The `PolicyFactory` of SearchThenSample."""
     return SearchThenSample(engine, renderer)
 
