@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.storage import Folder
@@ -52,10 +52,7 @@ def conversations(
     source: Folder, folder: str, model: str, settings: SftSettings
 ) -> tuple[ray.data.MaterializedDataset, list[str]]:
     """The usable rows of all shards, read and checked by Ray Data, and why the others are not."""
-    from actors.model.load import local_model
-    from actors.model.renderer import load_renderer
-
-    image_token = load_renderer(local_model(model)).image_token
+    image_token = int(Folder(model).read_json("config.json")["image_token_id"])
 
     def read(batch: dict[str, Any]) -> pa.Table:
         images = RunFolder.at(folder).images()
@@ -107,6 +104,7 @@ class _Rank:
     def __init__(self, task: Task) -> None:
         # torch and DeepSpeed are imported here: the driver imports this module, too
         import torch
+        import transformers
 
         from actors.learner.backends.ranks import join
         from actors.learner.supervised import SupervisedLearner
@@ -115,6 +113,7 @@ class _Rank:
         from cluster.allocator import keep_freed_memory
 
         keep_freed_memory()
+        transformers.utils.logging.disable_progress_bar()
         self.task, self.settings = task, task.settings
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
@@ -178,6 +177,7 @@ def _whoami() -> Any:
 
 def _received(image_token: int) -> list[Conversation]:
     """All conversations, in an order that is the same on every rank and in every run."""
+    in_order_and_quietly()
     shard = ray.train.get_dataset_shard(DATASET)
     rows = [row for batch in shard.iter_batches(batch_format="pyarrow", batch_size=256) for row in batch.to_pylist()]
     return sorted((conversation_of(row, image_token) for row in rows), key=lambda it: it.id)
@@ -231,6 +231,7 @@ class Fit:
                 name=name,
                 storage_path=path,
                 storage_filesystem=None if folder.is_local else files,
+                logging_config=LoggingConfig(log_level="WARNING"),
                 failure_config=FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
             ),

@@ -161,4 +161,5 @@ def _tell(report: Mapping[str, Any], part: Part, console: Console) -> None:
     dropped = f"; dropped: {causes}" if causes else ""
     console.print(f"dataset: {part.name} has {report['rows']} rows ({report['seconds']:.0f} s){dropped}", markup=False)
     if report["rows"] < part.rows:
-        console.print(f"[yellow]dataset: {part.rows} were asked for; {LISTED} reasons are in {REPORT}[/]")
+        short = f"{part.rows} were asked for, and {report['spare']} are left over for want of a counterpart"
+        console.print(f"[yellow]dataset: {short}; {REPORT} says what was dropped[/]")

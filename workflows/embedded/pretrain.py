@@ -26,7 +26,7 @@ from actors.agent.protocol import TAGS
 from actors.agent.trajectory import ImageRef, Segment, SegmentKind, VersionSpan, WeightVersion
 from actors.model.expansion import Expanded, expand
 from actors.model.renderer import ChatRenderer, load_renderer
-from cluster.allocator import keep_freed_memory
+from cluster.allocator import freed_memory_kept
 from cluster.storage import Folder
 from workflows.embedded.entities import World
 from workflows.embedded.lessons import Lesson, Lessons, corpus, lesson_scenes
@@ -59,7 +59,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     if not state:
         for old in (folder.pretrain, folder.base):
             old.delete()
-    with tempfile.TemporaryDirectory(prefix="mmsearch-pretrain-") as scratch:
+    with freed_memory_kept(), tempfile.TemporaryDirectory(prefix="mmsearch-pretrain-") as scratch:
         _Pretraining(settings.pretrain, settings.run.seed, world, folder, identity, Path(scratch), console).run(
             int(state.get("step", 0))
         )
@@ -127,20 +127,20 @@ class _Pretraining:
         """Tokenizer, pictures and an untrained model in its engine."""
         # torch is imported here, so that a configuration error answers at once
         import torch
-        from transformers import AutoTokenizer
+        import transformers
 
         from actors.learner.backends.ranks import Ranks, join
         from actors.learner.supervised import SupervisedLearner
         from actors.model.pixels import Pixels
         from actors.model.tiny import build_model, build_tokenizer, save_processor
 
-        keep_freed_memory()
+        transformers.utils.logging.disable_progress_bar()
         settings = self.settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
         if resumes:  # with the very tokenizer that it began with
             self.folder.pretrain.download(self.scratch, PROCESSOR)
-            tokenizer = AutoTokenizer.from_pretrained(self.scratch)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.scratch)
         else:
             words = corpus(self.world, settings.corpus, self.seed)
             tokenizer = build_tokenizer(words, settings.size.vocabulary, TAGS)
