@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,28 @@ def _example(settings: Any, store: ImageStore, number: int, console: Console) ->
     return Asked(replace(question, answers=()), question.answers)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what starting vLLM prints (warnings of its and torch's parts) from a person, unless it fails.
+
+    File descriptors, because most of it comes from processes that it starts; they stay quiet.
+    """
+    sys.stderr.flush()
+    loud = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(loud, log.read()[-20_000:])
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(loud, 2)
+            os.close(loud)
+
+
 async def _answer(
     settings: Any, model: Path, store: ImageStore, question: Question, observer: Observer, console: Console
 ) -> Trajectory:
@@ -152,10 +175,11 @@ async def _answer(
     gateway = build_gateway(settings.search, store)
     preset = settings.agent.protocol
     renderer = load_renderer(model, preset.system)
-    waiting = console.status("starting the engine (10 to 20 s)") if console.is_terminal else nullcontext()
+    shows = console.is_terminal and not console.stderr
+    waiting = console.status("starting the engine (10 to 20 s)") if shows else nullcontext()
     began = time.monotonic()
     engine = Engine(model, settings.engine, renderer, store)
-    with waiting:
+    with waiting, _quiet():
         await engine.start()
     console.print(f"[dim]the engine started in {time.monotonic() - began:.0f} s[/]", highlight=False)
     try:

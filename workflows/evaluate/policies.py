@@ -45,7 +45,7 @@ class Direct:
         begun = _said(self._renderer.encode(f"<reason>{turn.reason}</reason><{ANSWER}>"), free)
         left = sampling.max_tokens - len(begun.token_ids)
         if left < 1:
-            return replace(_cut(begun, sampling.max_tokens), stop="length")
+            return _cut(begun, sampling.max_tokens)
         history = [*segments, Segment(SegmentKind.ACTION, begun.token_ids, begun.logprobs, begun.spans)]
         rest = await self._model.generate(history, replace(sampling, max_tokens=left), deadline=deadline)
         return _joined(begun, rest)
@@ -74,8 +74,8 @@ class Rag:
         forced = self._forced[turns]
         if isinstance(forced, TextSearch) and isinstance(turn.action, TextSearch):
             return free
-        said = _said(self._renderer.action(render_turn(turn.reason, forced, self._grammar)), free)
-        return _cut(said, sampling.max_tokens)
+        # not held to the bound of a sampled turn: the episode's own bound is checked when the result is shown
+        return _said(self._renderer.action(render_turn(turn.reason, forced, self._grammar)), free)
 
 
 # --- what `RolloutSampler.run` is given by dotted path --------------------------------------------------------
@@ -119,8 +119,6 @@ def _joined(begun: Generation, rest: Generation) -> Generation:
 
 
 def _cut(turn: Generation, room: int) -> Generation:
-    """As it is when it fits into `room` tokens, else its beginning, as a turn that did not end."""
-    if len(turn.token_ids) <= room:
-        return turn
-    spans = (replace(turn.spans[0], end=room),)
-    return Generation(turn.token_ids[:room], turn.logprobs[:room], spans, "length")
+    """The first `room` tokens, as a turn that did not end."""
+    n = min(len(turn.token_ids), room)
+    return Generation(turn.token_ids[:n], turn.logprobs[:n], (replace(turn.spans[0], end=n),), "length")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 def ask(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "workflows.cli", "ask", "--config", str(config), *words]
     root = Path(__file__).resolve().parents[4]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment, timeout=380)
 
 
 def test_an_example_is_asked_and_the_whole_of_it_is_one_json_document(config, run_root):

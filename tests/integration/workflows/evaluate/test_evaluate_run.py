@@ -13,7 +13,7 @@ from workflows.evaluate import report
 from workflows.evaluate.rows import read_rows
 from workflows.evaluate.run import evaluate, plan_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
