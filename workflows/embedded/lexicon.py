@@ -16,7 +16,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (130, 40, 180),
     "pink": (240, 70, 175),
 }
-MARKS = ("dot", "ring", "bar", "pillar", "slash", "plus")
+MARKS = ("dot", "ring", "bar", "pillar", "plus")
 TRADES = ("bank", "school", "circus", "brewery", "museum", "airline", "theatre", "bakery")
 
 # the facts of an organisation, and of a city; each is a word that questions, queries and pages share
