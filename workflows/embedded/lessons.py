@@ -37,12 +37,12 @@ _ASKS = ("what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}.")
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    see: float = 0.45  # what is in a picture: all of it, single emblems, and which of them are known
-    know: float = 0.1  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.08  # a list of fresh names, word for word: copying, at its plainest
-    recite: float = 0.07  # one of several numbered results, word for word
-    find: float = 0.15  # the answer among numbered results
-    query: float = 0.15  # what to search next, from a result or a question
+    see: float = 0.5  # what is in a picture: all of it, single emblems, and which of them are known
+    know: float = 0.07  # facts of head organisations, or that a name is unknown
+    repeat: float = 0.04  # a list of fresh names, word for word: copying, at its plainest
+    recite: float = 0.05  # one of several numbered results, word for word
+    find: float = 0.2  # the answer among numbered results
+    query: float = 0.14  # what to search next, from a result or a question
 
 
 @dataclass(frozen=True)
