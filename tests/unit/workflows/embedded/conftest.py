@@ -15,7 +15,7 @@ from cluster.storage import Folder
 from workflows.embedded.entities import World, WorldSettings, make_world
 from workflows.embedded.search import EmbeddedGrounder, EmbeddedImageSearch, EmbeddedTextSearch, publish_web
 
-TOP_K = 3  # of conf/embedded.yaml
+TOP_K = 3  # the most that the pages are written for; conf/embedded.yaml asks for fewer
 
 
 @dataclass
