@@ -54,7 +54,7 @@ def conversations(
     """The usable rows of all shards, read and checked by Ray Data, and why the others are not."""
     image_token = int(Folder(model).read_json("config.json")["image_token_id"])
 
-    def read(batch: dict[str, Any]) -> pa.Table:
+    def read(batch: Any) -> pa.Table:
         images = RunFolder.at(folder).images()
         rows = [
             row
@@ -178,7 +178,7 @@ def _whoami() -> Any:
 def _received(image_token: int) -> list[Conversation]:
     """All conversations, in an order that is the same on every rank and in every run."""
     in_order_and_quietly()
-    shard = ray.train.get_dataset_shard(DATASET)
+    shard: Any = ray.train.get_dataset_shard(DATASET)
     rows = [row for batch in shard.iter_batches(batch_format="pyarrow", batch_size=256) for row in batch.to_pylist()]
     return sorted((conversation_of(row, image_token) for row in rows), key=lambda it: it.id)
 
@@ -216,7 +216,7 @@ class Fit:
     """A training on Ray Train, to be run in a thread of the driver, and the driver's view of its board."""
 
     def __init__(self, task: Task, data: ray.data.Dataset, folder: Folder, name: str) -> None:
-        self._actor = ray.remote(Board).options(num_cpus=0).remote()
+        self._actor: Any = ray.remote(Board).options(num_cpus=0).remote()
         settings = task.settings
         files, path = folder.pyarrow_filesystem()
         resources = {"CPU": settings.rank_cpus} | ({"GPU": settings.rank_gpus} if settings.rank_gpus else {})
