@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.agent.trajectory import (
+    Failure,
     FloatArray,
     ImageRef,
     IntArray,
@@ -101,6 +102,18 @@ class GenerationFailed(RuntimeError):
     """The engine, not the policy, failed to continue a sequence: an infrastructure failure, to be retried elsewhere."""
 
 
+class ScoringFailed(RuntimeError):
+    """There is no reward. `failure`: INFRA (mask the episode) or DATA (drop the group)."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.message = message
+
+    def __reduce__(self):
+        return (ScoringFailed, (self.failure, self.message))
+
+
 class ImageRefused(ValueError):
     """Bytes that are not an acceptable image. A data failure when they come with a question."""
 
@@ -121,5 +134,6 @@ __all__ = [
     "Question",
     "Renderer",
     "Sampling",
+    "ScoringFailed",
     "Toolbox",
 ]

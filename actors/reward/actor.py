@@ -9,8 +9,9 @@ from typing import Any
 import ray
 
 from actors.agent.prompts import PRESETS
+from actors.agent.seams import ScoringFailed
 from actors.agent.trajectory import Failure, Question, RewardParts, Trajectory
-from actors.reward.score import ScoringFailed, score
+from actors.reward.score import score
 from actors.reward.settings import RewardSettings
 from cluster.actor_pool import ActorPool, NoActorAnswered
 

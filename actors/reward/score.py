@@ -6,22 +6,11 @@ An episode that infrastructure or data spoilt is not scored: a 0 would teach the
 from __future__ import annotations
 
 from actors.agent.prompts import Preset
+from actors.agent.seams import ScoringFailed
 from actors.agent.trajectory import Failure, Outcome, Question, RewardParts, Trajectory
 from actors.reward.accuracy import MATCHERS
 from actors.reward.format import well_formed
 from actors.reward.settings import PenaltyPer, RewardRule
-
-
-class ScoringFailed(RuntimeError):
-    """There is no reward. `failure`: INFRA (mask the episode) or DATA (drop the group)."""
-
-    def __init__(self, failure: Failure, message: str) -> None:
-        super().__init__(message)
-        self.failure = failure
-        self.message = message
-
-    def __reduce__(self):
-        return (ScoringFailed, (self.failure, self.message))
 
 
 def penalty(searches: int, rule: RewardRule) -> float:

@@ -6,7 +6,7 @@ process may die without losing finished work.
 
 Always true: an episode always ends as a trajectory, also when the engine died (`failure=infra`), when its question is
 bad (`data`) or when it was cancelled; only finished or policy-failed episodes are scored; an infrastructure failure
-while scoring masks the episode, it never becomes a reward of 0.
+while scoring masks the episode, it never becomes a reward of 0; a question that cannot be scored drops its group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import ray
 
 from actors.agent.episode import Limits, run_episode
 from actors.agent.prompts import PRESETS, Preset
-from actors.agent.seams import Generator, ImageStore, Renderer, Sampling, Toolbox
+from actors.agent.seams import Generator, ImageStore, Renderer, Sampling, ScoringFailed, Toolbox
 from actors.agent.trajectory import Ending, Failure, Question, RewardParts, Summary, Trajectory
 from actors.model.load import local_model, parameter_shapes
 from actors.model.renderer import ChatRenderer, load_renderer
@@ -44,7 +44,7 @@ class Scorer(Protocol):
     """Gives finished episodes their reward."""
 
     async def score(self, question: Question, trajectory: Trajectory) -> RewardParts:
-        """Raise when the world (a judge, an actor) failed: the episode is then masked."""
+        """Raise `ScoringFailed` when there is no reward, with whose fault that is; anything else is the world's."""
         ...
 
 
@@ -180,17 +180,7 @@ class RolloutSampler:
         except Exception as error:  # what no owner claimed counts as the data's fault, and is seen
             _log.exception("episode %s/%d failed", question.id, sample_index)
             return _failed(question, sample_index, Failure.DATA, repr(error))
-        return await self._scored(question, trajectory)
-
-    async def _scored(self, question: Question, trajectory: Trajectory) -> Trajectory:
-        if trajectory.failure in (Failure.INFRA, Failure.DATA):
-            return trajectory
-        try:
-            return trajectory.scored(await self._scorer.score(question, trajectory))
-        except Exception as error:  # whatever a judge raises: the episode itself did nothing wrong
-            _log.warning("episode %s/%d was not scored: %r", question.id, trajectory.sample_index, error)
-            problem = f"scoring failed: {error!r}"
-            return replace(trajectory, ending=Ending.FAILED, failure=Failure.INFRA, problem=problem)
+        return await scored(self._scorer, question, trajectory)
 
     def _verify(self, ticket: WeightTicket) -> None:
         """A weight that nobody published would silently stay old in the engine, so all names are asked for.
@@ -230,6 +220,19 @@ def start_sampler(
         max_restarts=0,
     )
     return options.remote(*arguments, **keywords)
+
+
+async def scored(scorer: Scorer, question: Question, trajectory: Trajectory) -> Trajectory:
+    """The episode with its reward, or failed by whoever's fault it is that there is none."""
+    if trajectory.failure in (Failure.INFRA, Failure.DATA):
+        return trajectory
+    try:
+        return trajectory.scored(await scorer.score(question, trajectory))
+    except Exception as error:  # whatever a judge raises: the episode itself did nothing wrong
+        failure = error.failure if isinstance(error, ScoringFailed) else Failure.INFRA
+        _log.warning("episode %s/%d was not scored: %r", question.id, trajectory.sample_index, error)
+        problem = f"scoring failed: {error!r}"
+        return replace(trajectory, ending=Ending.FAILED, failure=failure, problem=problem)
 
 
 def _preset(name: str) -> Preset:
