@@ -1,9 +1,9 @@
 """What a run measures: one line of JSON per step, and the same curves for TensorBoard.
 
-`metrics.jsonl` is the record; TensorBoard's files are made for looking. Always true: what was logged before
-the last flush survives a kill, every line is whole, and no step stands twice, because a run that resumes at a
-step first drops what its predecessor wrote after it. On S3, where nothing can be appended to, both live in a
-scratch folder and are copied up at every flush."""
+`metrics.jsonl` is the record; TensorBoard's files are made for looking. Always true: a logged line survives a kill
+of its writer, every line is whole, and no step stands twice, because a run that resumes at a step first drops what
+its predecessor wrote after it. On S3, where nothing can be appended to, both live in a scratch folder and are copied
+up at every flush: what was logged after the last one is lost with its writer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Metrics:
         self._local.mkdir(parents=True, exist_ok=True)
         self._clock, self._flush_every_s = clock, flush_every_s
         self._keep(resume_at)
-        self._file = (self._local / FILE).open("a")
+        self._file = (self._local / FILE).open("a", buffering=1)  # a line at a time: a killed process loses none
         self._board = self._open_board(resume_at)
         self._flushed_at = clock()
 

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from actors.model.load import check_model_folder
+from cluster.storage import Folder
+from cluster.telemetry import read
+from workflows.grpo import manifest
 
 BIN = Path(sys.executable).parent
 SCRIPT = """
@@ -54,20 +60,20 @@ def a_token_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
 
 
-def submit(head: str, folder: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+def submit(head: str, folder: Path, *entrypoint: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Submits once the head answers (Ray's own client retries for a while) and follows the job to its end."""
     command = [
         str(BIN / "ray"), "job", "submit", "--address", head, "--working-dir", str(folder),
         "--runtime-env-json", '{"env_vars": {"JOBS": "1"}}', "--", *entrypoint,
     ]  # fmt: skip
     for _ in range(20):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ})
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, env={**os.environ})
         if "Failed to connect to Ray" not in done.stderr:
             break
     return done
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_job_joins_its_cluster_and_a_mistake_in_it_is_one_sentence(head: str, tmp_path: Path):
     folder = tmp_path / "work"
     folder.mkdir()
@@ -80,3 +86,19 @@ def test_a_job_joins_its_cluster_and_a_mistake_in_it_is_one_sentence(head: str, 
     assert "mmsearch: There is no key run.sede; did you mean seed?" in refused.stdout
     assert "Traceback" not in refused.stdout
     assert refused.returncode != 0
+
+
+@pytest.mark.timeout(1500)
+def test_grpo_as_a_submitted_job_leaves_its_results_at_an_absolute_path(head: str, tmp_path: Path, prepared):
+    run, folder = prepared("submitted"), tmp_path / "work"
+    folder.mkdir()
+    grpo = {"steps": 2, "groups_per_step": 2, "group_size": 4, "start_check_questions": 0, "probe_every_s": 1.0}
+    content = {"extends": "miniature", "run": {"name": "submitted", "storage": str(run)}, "grpo": grpo}
+    (folder / "job.yaml").write_text(yaml.safe_dump(content))
+    done = submit(head, folder, str(BIN / "mmsearch"), "grpo", "--config", "job.yaml", seconds=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "succeeded" in done.stdout
+    facts = manifest.read(Folder(run / "grpo"))
+    assert (facts["complete"], facts["step"]) == (True, 2)
+    assert [step["step"] for step in read(Folder(run / "grpo"))] == [1, 2]
+    check_model_folder(run / "grpo/export")
