@@ -36,7 +36,7 @@ STAGES = (
         "dataset",
         "workflows.dataset.build:run",
         "draw questions, and let a scripted teacher answer them with the real tools",
-        settings=("mix", "style", "dataset", "agent", "search", "run.seed"),
+        settings=("mix", "dataset", "agent", "search", "run.seed"),
         needs=("pretrain",),
         outputs=("dataset/questions/train", "dataset/questions/test", "dataset/sft"),
     ),

@@ -62,7 +62,7 @@ class Row:
 
 SCHEMA = pa.schema(
     [
-        (field.name, {"str": pa.large_string(), "int": pa.int32(), "float": pa.float32(), "bool": pa.bool_()}[name])
+        (field.name, {"str": pa.large_string(), "int": pa.int32(), "float": pa.float64(), "bool": pa.bool_()}[name])
         if (name := str(field.type)) in ("str", "int", "float", "bool")
         else (field.name, pa.list_(pa.string()))
         for field in fields(Row)

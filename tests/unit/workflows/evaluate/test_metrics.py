@@ -100,6 +100,6 @@ def test_kinds_make_up_the_whole(kinds):
 
 
 def test_rows_come_back_from_parquet_as_they_were(tmp_path):
-    rows = [row(), row(question_id="q2", answers=(), seconds=0.5)]
+    rows = [row(), row(question_id="q2", answers=(), seconds=0.1)]
     write_rows(Folder(tmp_path), "sft.parquet", rows)
     assert read_rows(Folder(tmp_path), "sft.parquet") == rows
