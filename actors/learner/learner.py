@@ -28,6 +28,7 @@ from actors.model.load import copy_without_weights, load_policy, local_model
 from actors.model.pixels import Pixels
 from actors.weights.manifest import WeightTicket
 from actors.weights.transport import FolderTransport
+from cluster.allocator import keep_freed_memory
 from cluster.errors import UserError
 from cluster.storage import Folder
 
@@ -53,6 +54,7 @@ class Learner:
         port: int = 0,
     ) -> None:
         """`model` is a model folder (local or s3://); `weights_root` is where versions are published."""
+        keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.ranks = join(ranks or Ranks(), address=address, port=port, timeout_s=settings.backend.timeout_s)
