@@ -8,6 +8,7 @@ make one optimizer step, rank 0 puts its numbers on the board and reads there wh
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -216,6 +217,8 @@ class Fit:
     """A training on Ray Train, to be run in a thread of the driver, and the driver's view of its board."""
 
     def __init__(self, task: Task, data: ray.data.Dataset, folder: Folder, name: str) -> None:
+        # Ray Train would log what ranks print, also what a backend has redirected: DeepSpeed's memory reports
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         self._actor: Any = ray.remote(Board).options(num_cpus=0).remote()
         settings = task.settings
         files, path = folder.pyarrow_filesystem()
