@@ -11,7 +11,7 @@ import pytest
 
 from tests.slow.commands import Command
 
-MADE_BEFORE_GRPO = ("world", "base", "dataset", "sft/export")
+MADE_BEFORE_GRPO = ("world", "base", "dataset", "sft/export", "blobs")
 
 
 @dataclass(frozen=True)

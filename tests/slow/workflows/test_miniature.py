@@ -22,7 +22,7 @@ def steps(miniature):
 def test_every_stage_ends_and_leaves_what_the_next_one_needs(miniature):
     facts = json.loads((miniature.folder / "demo.json").read_text())
     print(f"the miniature took {miniature.seconds:.0f} s: {facts}")
-    assert list(facts["seconds"]) == [stage.name for stage in STAGES]
+    assert facts["seconds"].keys() == {stage.name for stage in STAGES}
     assert facts["reused"] == []
     for stage in STAGES:
         assert all((miniature.folder / output).exists() for output in stage.outputs)
