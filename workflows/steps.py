@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
@@ -96,7 +95,7 @@ def document(question: Question, trajectory: Trajectory, steps: list[dict[str, A
         "failure": trajectory.failure.value,
         "problem": trajectory.problem,
         "evidence": [evidence_document(item) for item in cited(trajectory)],
-        "steps": [{**step, "text": text} for step, text in zip_longest(steps, written[: len(steps)], fillvalue="")],
+        "steps": [{**step, "text": text} for step, text in zip(steps, written, strict=False)],
         "searches": trajectory.searches,
         "sampled_tokens": trajectory.sampled_tokens,
         "seconds": round(trajectory.seconds, 3),

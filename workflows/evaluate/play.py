@@ -111,12 +111,14 @@ async def play_arm(
                 return Trajectory(question.id, sample, (), (), Ending.FAILED, Failure.INFRA, problem=problem)
 
     async def one(i: int, question: Question, sample: int) -> Played:
-        for number in range(1 + retries):
-            trajectory = await attempt(i + number, question, sample)  # another sampler, where there is one
-            if trajectory.failure is not Failure.INFRA:
+        attempts = 0
+        while True:
+            trajectory = await attempt(i + attempts, question, sample)  # another sampler, where there is one
+            attempts += 1
+            if trajectory.failure is not Failure.INFRA or attempts > retries:
                 break
         told()
-        return Played(question, trajectory, number + 1)
+        return Played(question, trajectory, attempts)
 
     pairs = [(question, sample) for sample in range(samples) for question in questions]
     return list(await asyncio.gather(*(one(i, question, sample) for i, (question, sample) in enumerate(pairs))))

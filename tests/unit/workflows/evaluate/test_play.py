@@ -23,7 +23,7 @@ def ended(question, sample=0, failure=Failure.NONE):
 class Player:
     """A sampler that fails the first `spoils` times in the given way, and remembers how many play at once."""
 
-    def __init__(self, spoils=0, how=SamplerGone):
+    def __init__(self, spoils=0, how: type[Exception] | Failure = SamplerGone):
         self.spoils, self.how = spoils, how
         self.playing = self.most = self.played = 0
 
@@ -33,7 +33,7 @@ class Player:
         await asyncio.sleep(0)
         self.playing -= 1
         if self.played <= self.spoils:
-            if self.how is Failure.INFRA or self.how is Failure.DATA:
+            if isinstance(self.how, Failure):
                 return ended(question, sample, self.how)
             raise self.how("it died")
         return ended(question, sample)
