@@ -49,10 +49,7 @@ class Pictures:
 
 
 def _picture(seed: int, size: tuple[int, int]) -> bytes:
-    """One colour with some noise: pictures that a random vision tower tells apart."""
-    random = np.random.default_rng(seed)
-    colour = random.integers(0, 2, 3) * 200
-    pixels = (colour + random.integers(0, 55, (size[1], size[0], 3))).astype(np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     return encoded.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from actors.sampler.engine import Engine
 from actors.weights.manifest import TornPublish, verify
 from actors.weights.transport import FolderTransport
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240, func_only=True)]
 
 FOREVER = 60.0  # seconds that no turn here needs
 
@@ -50,6 +51,12 @@ async def sample(engine: Engine, segments: Sequence[Segment], sampling: Sampling
     return Segment(SegmentKind.ACTION, turn.token_ids, turn.logprobs, turn.spans)
 
 
+async def some_token(engine: Engine) -> None:
+    """Wait until a running turn has sampled at least one token."""
+    while not engine.stats().running:
+        await asyncio.sleep(0.01)
+
+
 def learner_logprobs(
     policy, pixels: Pixels, renderer: ChatRenderer, episodes: Sequence[Sequence[Segment]], temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +66,12 @@ def learner_logprobs(
     with torch.no_grad():
         ours = token_logprobs(policy, batch, temperature)
     return ours.numpy(), batch.flat("behaviour").numpy()
+
+
+def _other_way_round(prompt: Segment) -> tuple[PlacedImage, ...]:
+    """The same placeholders with each other's pictures; all pictures here have one size."""
+    first, second = prompt.images
+    return replace(first, ref=second.ref), replace(second, ref=first.ref)
 
 
 @pytest.fixture
@@ -84,6 +97,9 @@ async def test_learner_and_sampler_agree_on_logprobs_in_fp32(engine, renderer, p
     ours, theirs = learner_logprobs(policy, pixels, renderer, episodes, temperature)
     assert len(ours) > 200
     assert np.abs(ours - theirs).mean() <= 1e-5
+    swapped = [[replace(episode[0], images=_other_way_round(episode[0])), *episode[1:]] for episode in episodes]
+    ours, theirs = learner_logprobs(policy, pixels, renderer, swapped, temperature)
+    assert np.abs(ours - theirs).mean() > 1e-4  # the measure sees which picture is which
 
 
 async def test_an_update_lands_inside_running_turns_and_the_engine_is_then_a_freshly_loaded_one(
@@ -94,16 +110,12 @@ async def test_an_update_lands_inside_running_turns_and_the_engine_is_then_a_fre
     segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
     story = Sampling(max_tokens=400)
     turns = [asyncio.create_task(sample(engine, segments, story)) for _ in range(4)]
-    while not engine.stats().running:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)  # let some tokens come under version 0
+    await some_token(engine)
     await engine.update(ticket.folder, ticket.version)
     assert engine.version == 1
-    long_ones = [turn for turn in await asyncio.gather(*turns) if len(turn.token_ids) == 400]
-    assert long_ones, "a random model that writes only short turns cannot show this"
-    for turn in long_ones:
-        assert [int(span.version) for span in turn.spans] == [0, 1]
-        assert turn.spans[0].end == turn.spans[1].start > 0
+    versions = [[int(span.version) for span in turn.spans] for turn in await asyncio.gather(*turns)]
+    assert [0, 1] in versions  # sampled under both; Segment has checked that spans tile the turn
+    assert all(spans in ([0], [0, 1], [1]) for spans in versions)
 
     episode = await play(engine, renderer, pictures.refs, Sampling(max_tokens=24))
     assert {int(span.version) for segment in episode for span in segment.spans} == {1}
@@ -126,12 +138,9 @@ async def test_tokens_are_stamped_by_us_when_the_engine_does_not(
     monkeypatch.setattr(vllm_adapter, "labels_tokens", lambda llm: False)
     segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
     turns = [asyncio.create_task(sample(engine, segments, Sampling(max_tokens=400))) for _ in range(4)]
-    while not engine.stats().running:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
+    await some_token(engine)
     await engine.update(str(model_folder), 7)
-    spans = max((turn.spans for turn in await asyncio.gather(*turns)), key=lambda spans: spans[-1].end)
-    assert [int(span.version) for span in spans] == [0, 7]
+    assert [0, 7] in [[int(span.version) for span in turn.spans] for turn in await asyncio.gather(*turns)]
 
 
 async def test_a_torn_publish_is_refused_before_the_engine_sees_it(engine, renderer, pictures, doubled):
@@ -167,8 +176,7 @@ async def test_a_deadline_in_the_past_costs_nothing(engine, renderer):
 async def test_a_cancelled_caller_aborts_its_turn(engine, renderer, pictures):
     segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
     turn = asyncio.create_task(sample(engine, segments, Sampling(max_tokens=1900)))
-    while not engine.stats().running:
-        await asyncio.sleep(0.01)
+    await some_token(engine)
     turn.cancel()
     with pytest.raises(asyncio.CancelledError):
         await turn
@@ -182,7 +190,8 @@ async def test_a_history_that_fills_the_model_leaves_an_empty_turn(engine, rende
 
 
 async def test_a_turn_never_grows_beyond_the_model(engine, renderer):
-    segments = [renderer.open("word " * 250, [])]
+    per_word = len(renderer.encode("word " * 100)) / 100
+    segments = [renderer.open("word " * int(1900 / per_word), [])]
     room = 2048 - segments[0].expanded_length
     turns = await asyncio.gather(
         *(engine.generate(segments, Sampling(max_tokens=5000), deadline=time.monotonic() + FOREVER) for _ in range(3))
@@ -215,8 +224,7 @@ async def test_weights_that_break_off_while_loading_take_the_engine_out_of_servi
     """Last in this file: the engine is not usable afterwards."""
     segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
     turn = asyncio.create_task(sample(engine, segments, Sampling(max_tokens=1900)))
-    while not engine.stats().running:
-        await asyncio.sleep(0.01)
+    await some_token(engine)
     with pytest.raises(GenerationFailed, match="loading weights 9 failed"):
         await engine.update("/nowhere", 9)
     with pytest.raises(GenerationFailed, match="loading weights 9 failed"):
