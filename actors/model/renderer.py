@@ -86,9 +86,7 @@ class ChatRenderer:
         """Ids of a whole turn that says `text`, end-of-turn token included: what a scripted policy "samples"."""
         return np.array([*self.encode(text), self.end_of_turn], dtype=np.int32)
 
-    def _segment(
-        self, kind: SegmentKind, before: list[int], text: str, images: Sequence[ImageRef]
-    ) -> Segment:
+    def _segment(self, kind: SegmentKind, before: list[int], text: str, images: Sequence[ImageRef]) -> Segment:
         turn, offsets = self._turn("user", text, images)
         ids = np.array([*before, *turn, *self._reply], dtype=np.int32)
         placed = tuple(
@@ -103,9 +101,7 @@ class ChatRenderer:
         """One whole turn without the newline after it, and the offsets of its placeholders."""
         pieces = text.split(IMAGE_MARK)
         if len(pieces) != len(images) + 1:
-            raise ValueError(
-                f"a text with {len(pieces) - 1} {IMAGE_MARK} marks cannot place {len(images)} images"
-            )
+            raise ValueError(f"a text with {len(pieces) - 1} {IMAGE_MARK} marks cannot place {len(images)} images")
         ids, offsets = [self.turn_start, *self.encode(f"{role}\n{pieces[0]}")], []
         for piece in pieces[1:]:
             offsets.append(len(ids) + 1)
