@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+# A loaded machine makes any example slow: how long one takes says nothing about the code.
+hypothesis_settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("house")
 
 # Before anything imports torch, Ray or vLLM: one thread each, no reporting home.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
