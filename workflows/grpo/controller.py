@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from actors.agent.seams import Sampling
@@ -38,7 +38,7 @@ from workflows.grpo.dispatch import Episode, Fleet, FleetLimits
 from workflows.grpo.ports import ControllerState, GroupResult, Learner, Recorder, Sampler, Saver
 from workflows.grpo.prompts_cursor import PromptsCursor
 from workflows.grpo.settings import GrpoSettings
-from workflows.grpo.step_metrics import step_metrics
+from workflows.grpo.step_metrics import sampled_metrics, step_metrics
 from workflows.grpo.watch import Watch
 from workflows.grpo.work_buffer import GroupId, GroupState, WorkBuffer
 
@@ -99,6 +99,7 @@ class Controller:
         self._failure: BaseException | None = None  # ends the run at the next border of a step
         self._barren = 0  # groups that the infrastructure spoiled since one was finished
         self._flat = 0  # groups filtered since the last step
+        self._sampled: list[GroupResult] = []  # finished since the last step, filtered ones too; without payloads
         self._saved_step = -1
 
     # -- the run --
@@ -259,6 +260,7 @@ class Controller:
         else:
             self._barren = 0
             self.buffer.finish(group, result.oldest_version)
+            self._sampled.append(replace(result, payloads=()))
             enough = self._flat >= self.settings.refill_limit * self.settings.groups_per_step
             if self.settings.filter_zero_variance and result.flat and not enough:
                 self.buffer.filter(group, FLAT)
@@ -316,6 +318,7 @@ class Controller:
         await self._cancel_expired(self.version + 1)
         await self.fleet.update(ticket)  # ends in time: who cannot load is fenced
         metrics = step_metrics(batch, self.version) | {f"learner/{k}": float(v) for k, v in stats.items()}
+        metrics |= sampled_metrics(self._sampled)
         metrics |= {"publish_lag_s": clock() - trained_at, "step": self.step + 1.0, "version": self.version + 1.0}
         self.version += 1
         self.step += 1
@@ -323,7 +326,7 @@ class Controller:
         for group in batch:
             del self._results[group.id]
         self.totals["tokens/trained"] += sum(group.tokens for group in batch)
-        self._flat = 0
+        self._flat, self._sampled = 0, []
         self.watch.progress()
         self._changed.set()
         await self.recorder.step(self.step, metrics | self.watch.lap(), batch)

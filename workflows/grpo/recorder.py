@@ -26,10 +26,10 @@ from workflows.grpo.ports import GroupResult, Payload
 from workflows.grpo.records import row_for_people
 
 SHOWN = (
-    ("reward", "reward/mean", ".2f"),
-    ("right", "reward/accuracy", ".2f"),
-    ("search required", "search/ratio_required", ".2f"),
-    ("free", "search/ratio_free", ".2f"),
+    ("reward", "sampled/reward/mean", ".2f"),
+    ("right", "sampled/reward/accuracy", ".2f"),
+    ("search required", "sampled/search/ratio_required", ".2f"),
+    ("free", "sampled/search/ratio_free", ".2f"),
     ("stale", "staleness/mean_tokens", ".2f"),
     ("tok/s", "tokens/sampled_per_s", ",.0f"),
 )

@@ -88,6 +88,19 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
     return metrics
 
 
+def sampled_metrics(groups: Sequence[GroupResult]) -> dict[str, float]:
+    """How good the policy is: `sampled/...` of `step_metrics`, over every group that was finished, filtered or not.
+
+    What is trained on does not show it: groups that are all right or all wrong are filtered, so the mean over the
+    rest stays near one half however much is learned. Empty without groups.
+    """
+    if not groups:
+        return {}
+    metrics = {k: v for k, v in step_metrics(groups, 0).items() if k.startswith(("reward/", "search/", "kind/"))}
+    metrics["episodes"] = float(sum(len(group.summaries) for group in groups))
+    return {f"sampled/{name}": value for name, value in metrics.items()}
+
+
 def _split(pairs: Iterable[tuple[Question, Summary]], key: Callable[[Question], str]) -> dict[str, list[Summary]]:
     parts: defaultdict[str, list[Summary]] = defaultdict(list)
     for question, summary in pairs:

@@ -359,6 +359,17 @@ def test_flat_groups_are_refilled_but_never_for_ever():
     assert 0 < c.buffer.filtered.total() <= SMALL.steps * 2 * SMALL.groups_per_step + c.buffer.slots
 
 
+def test_how_good_the_policy_is_is_measured_over_filtered_groups_too():
+    world = World(0, Luck(flat=0.5))
+    end, c = run_all(world, SMALL)
+    assert end.complete
+    assert c.buffer.filtered.total() > 0
+    sampled = sum(m.get("sampled/episodes", 0.0) for m in world.metrics) / SMALL.group_size
+    ended = c.buffer.trained + c.buffer.filtered.total()
+    assert c.buffer.trained < ended - c.buffer.slots < sampled <= ended + c.buffer.slots
+    assert all(0 <= m.get("sampled/reward/mean", 0.5) <= 1 for m in world.metrics)
+
+
 def test_masked_episodes_are_left_out_and_never_scored():
     world = World(0, Luck(infra=0.6, flat=0.0))
     end, _ = run_all(world, SMALL)
