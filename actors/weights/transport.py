@@ -90,7 +90,7 @@ class FolderTransport:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        self._forget()
+        self._forget(version)
         return ticket
 
     def receive(self, ticket: WeightTicket) -> Iterator[tuple[str, Tensor]]:
@@ -124,9 +124,13 @@ class FolderTransport:
             if self._config_from is not None and (self._config_from / name).is_file():
                 shutil.copyfile(self._config_from / name, folder / name)
 
-    def _forget(self) -> None:
-        for version in self.versions()[: -self._keep]:
-            shutil.rmtree(self.folder(version), ignore_errors=True)
+    def _forget(self, newest: int) -> None:
+        """All but the last `keep` up to `newest`. Later ones are those of a writer that was killed before a resume."""
+        versions = self.versions()
+        kept = [version for version in versions if version <= newest][-self._keep :]
+        for version in versions:
+            if version not in kept:
+                shutil.rmtree(self.folder(version), ignore_errors=True)
 
 
 def write_weights(

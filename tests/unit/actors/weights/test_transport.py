@@ -102,6 +102,17 @@ def test_the_config_travels_with_the_weights(tmp_path):
     assert read_ticket(transport.folder(0)) == ticket
 
 
+def test_versions_left_by_a_killed_writer_do_not_displace_what_a_resumed_one_sends(transport):
+    for version in (10, 11):
+        transport.send(version, weights().items())
+    resumed = FolderTransport(transport.root)
+    for version in (8, 9, 10):
+        ticket = resumed.send(version, weights(2.0).items())
+        assert torch.equal(dict(resumed.receive(ticket))["scalar"], weights()["scalar"])
+        assert max(resumed.versions()) == version
+    assert resumed.versions() == [9, 10]
+
+
 @pytest.mark.parametrize("keep_bytes", [0, 4, 30, -1])
 def test_a_truncated_file_is_torn(transport, keep_bytes):
     ticket = transport.send(0, weights().items())
