@@ -133,6 +133,8 @@ def kill_our_train_worker():
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow  # two trainings, the first of which is killed
+@pytest.mark.timeout(900)
 def test_sft_that_was_killed_goes_on_after_its_last_checkpoint(made, console):
     folder = RunFolder(made().run.folder)
     wanted = made("sft.steps=60", "sft.checkpoint_every=5", "sft.lr=1e-3")
