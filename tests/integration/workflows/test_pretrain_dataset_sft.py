@@ -132,7 +132,6 @@ def kill_our_train_worker():
             process.kill()
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.slow  # two trainings, the first of which is killed
 @pytest.mark.timeout(900)
 def test_sft_that_was_killed_goes_on_after_its_last_checkpoint(made, console):
