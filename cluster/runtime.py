@@ -8,12 +8,13 @@ full disk, resources that the cluster does not have) went wrong here, as one sen
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from typing import Any
 from cluster import machine
 from cluster.errors import UserError
 
+log = logging.getLogger(__name__)
 NAMESPACE = "mmsearch"
 _MIB = 1 << 20
 _MIN_TMP_FREE = 1 << 30  # Ray's session folder, logs and spilled objects live there
@@ -93,6 +95,28 @@ class Cluster(AbstractContextManager["Cluster"]):
             if time.monotonic() >= deadline:
                 raise UserError(f"{what} needs {missing}; ask for less in the configuration, or give the cluster more.")
             time.sleep(1.0)
+        if taken := shortage(needed, self.free, "free:"):
+            log.warning("%s needs %s: it waits for what others on this cluster hold.", what, taken)
+
+    @property
+    def free(self) -> Mapping[str, float]:
+        """What no actor and no task holds now."""
+        import ray
+
+        return ray.available_resources()
+
+    @asynccontextmanager
+    async def starting(self, what: str, timeout_s: float) -> AsyncIterator[None]:
+        """Around the wait for actors: Ray lets one pend for ever while others hold its cores, this raises UserError."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError as error:
+            free, all_of_it = (f"{which.get('CPU', 0):g}" for which in (self.free, self.resources))
+            raise UserError(
+                f"{what} did not start within {timeout_s:g} s: {free} of the cluster's {all_of_it} CPU are free;"
+                " end what holds the others, or give this run more time (ready_timeout_s)."
+            ) from error
 
     def close(self) -> None:
         """Stops what `connect` started; a cluster that was joined, or was there before, stays."""
@@ -242,10 +266,10 @@ def answers(address: str, timeout_s: float = 5.0) -> bool:
     return True
 
 
-def shortage(needed: Mapping[str, float], available: Mapping[str, float]) -> str:
+def shortage(needed: Mapping[str, float], available: Mapping[str, float], says: str = "the cluster has") -> str:
     """What is missing in words, as `4 CPU (the cluster has 2)`; empty if nothing is."""
     return ", ".join(
-        f"{amount:g} {name} (the cluster has {available.get(name, 0):g})"
+        f"{amount:g} {name} ({says} {available.get(name, 0):g})"
         for name, amount in needed.items()
         if amount > available.get(name, 0) + 1e-9
     )

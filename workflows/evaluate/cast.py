@@ -27,6 +27,7 @@ class Cast:
         e = plan.evaluate
         cpus = plan.search.workers * plan.search.worker_cpus + plan.reward.evaluators * plan.reward.evaluator_cpus
         needed = {"CPU": cpus + e.samplers * e.sampler_cpus}
+        self._cluster = cluster
         cluster.require(needed | ({"GPU": e.samplers * e.sampler_gpus} if e.sampler_gpus else {}), "the evaluation")
         self._searchers = start_search_workers(plan.search, plan.images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
@@ -43,8 +44,8 @@ class Cast:
         self.samplers = [ArmSampler(f"sampler-{i}", start, retry_s) for i in range(e.samplers)]
 
     async def ready(self, timeout_s: float) -> None:
-        """Raise what the construction of any actor raised."""
-        async with asyncio.timeout(timeout_s):
+        """Raise what the construction of any actor raised, `UserError` when one did not get its cores in time."""
+        async with self._cluster.starting("the evaluation", timeout_s):
             await asyncio.gather(
                 *(sampler.ready() for sampler in self.samplers),
                 *(worker.ready.remote() for worker in self._searchers),

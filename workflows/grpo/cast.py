@@ -84,6 +84,7 @@ class Cast:
     """All actors of a run. `start` returns when every one of them is ready."""
 
     def __init__(self, plan: Plan, cluster: Cluster) -> None:
+        self._cluster = cluster
         cluster.require(plan.resources, "the GRPO run")
         g, images = plan.grpo, plan.images
         self._weights_root = default_root(f"{plan.name}-grpo")
@@ -116,8 +117,8 @@ class Cast:
         self.samplers = [RaySampler(f"sampler-{i}", sampler) for i in range(g.samplers)]
 
     async def ready(self, timeout_s: float) -> None:
-        """Raise what the construction of any actor raised."""
-        async with asyncio.timeout(timeout_s):
+        """Raise what the construction of any actor raised, `UserError` when one did not get its cores in time."""
+        async with self._cluster.starting("the GRPO run", timeout_s):
             await asyncio.gather(
                 self.ranks.ready(),
                 *(sampler.ready() for sampler in self.samplers),

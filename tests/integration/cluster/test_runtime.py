@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -33,6 +34,25 @@ def test_asking_for_more_than_the_cluster_has_is_told_instead_of_pending(ray_clu
     ray_cluster.require({"CPU": 2})
     with pytest.raises(UserError, match=r"GRPO needs 64 CPU \(the cluster has 2\), 1 GPU \(the cluster has 0\)"):
         ray_cluster.require({"CPU": 64, "GPU": 1}, "GRPO")
+
+
+async def test_an_actor_that_never_gets_its_cores_is_told_instead_of_pending(ray_cluster: Cluster, caplog):
+    @ray.remote
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    first, second = Holder.options(num_cpus=2).remote(), Holder.options(num_cpus=2).remote()
+    try:
+        await asyncio.wait_for(first.ready.remote(), 60)
+        ray_cluster.require({"CPU": 2}, "GRPO")
+        assert "GRPO needs 2 CPU (free: 0): it waits for what others" in caplog.text
+        with pytest.raises(UserError, match=r"GRPO did not start within 0.3 s: 0 of the cluster's 2 CPU are free"):
+            async with ray_cluster.starting("GRPO", 0.3):
+                await second.ready.remote()
+    finally:
+        ray.kill(first)
+        ray.kill(second)
 
 
 def test_a_second_connection_uses_the_first_and_leaves_it_alone(ray_cluster: Cluster):

@@ -53,7 +53,7 @@ class Running:
         return [p for p in psutil.Process(self.pid).children(recursive=True) if "VLLM" in " ".join(p.cmdline())]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: the cores that it holds are wanted by the tests of other folders
 def sampler(ray_cluster, calm_folder: Path, pictures) -> Iterator[Running]:
     actor = start_sampler(
         str(calm_folder),
