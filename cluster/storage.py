@@ -3,28 +3,29 @@ both.
 
 Credentials come by the usual AWS chain; AWS_ENDPOINT_URL (or `?endpoint_override=host:port&scheme=http` in
 the address) points at MinIO and the like. Always true: a file that can be read is whole. Locally it appears
-by renaming, on S3 by the completion of the upload. A tree that is copied has no such promise: write the
-file that declares it complete last.
+by renaming, on S3 by the completion of the upload (`cluster.drives`). A tree that is copied has no such promise:
+write the file that declares it complete last.
 
 A Folder holds an address and opens its file system where it is used, so it can be pickled to any process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cluster.drives import Drive, LocalDrive, S3Drive
 from cluster.errors import UserError
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
-_COPY_BYTES = 8 << 20
+TAIL = 1 << 20  # bytes at a file's end that a fingerprint looks at
 
 
 class Folder:
@@ -44,7 +45,7 @@ class Folder:
         else:
             path = os.path.abspath(os.path.expanduser(text.removeprefix("file://")))
         self.path = path
-        self._opened: FileSystem | None = None
+        self._opened: Drive | None = None
 
     # --- the address ----------------------------------------------------------------------------------------
 
@@ -93,14 +94,13 @@ class Folder:
 
     def pyarrow_filesystem(self) -> tuple[FileSystem, str]:
         """(file system, path within it), as Ray Data's and Ray Train's arguments take them."""
-        if self._opened is None:
-            from pyarrow import fs
+        return self._drive.filesystem(), self.path
 
-            if self.is_local:
-                self._opened = fs.LocalFileSystem()
-            else:
-                self._opened, _ = fs.FileSystem.from_uri(self.address)
-        return self._opened, self.path
+    @property
+    def _drive(self) -> Drive:
+        if self._opened is None:
+            self._opened = LocalDrive() if self.is_local else S3Drive(self._query)
+        return self._opened
 
     def _full(self, name: str) -> str:
         parts = PurePosixPath(name).parts
@@ -112,32 +112,11 @@ class Folder:
 
     def read_bytes(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
-        if self.is_local:
-            return Path(self._full(name)).read_bytes()
-        files, _ = self.pyarrow_filesystem()
-        with files.open_input_file(self._full(name)) as stream:
-            return stream.read()
+        return self._drive.read(self._full(name))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Creates or replaces the file; a reader sees the old content or the new, never a part."""
-        path = self._full(name)
-        if not self.is_local:
-            files, _ = self.pyarrow_filesystem()
-            with files.open_output_stream(path) as stream:
-                stream.write(data)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
-            try:
-                part.write(data)
-                part.flush()
-                os.fsync(part.fileno())
-                os.chmod(part.name, 0o666 & ~_umask())
-                os.replace(part.name, target)
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
+        self._drive.write(self._full(name), data)
 
     def read_text(self, name: str) -> str:
         return self.read_bytes(name).decode()
@@ -151,91 +130,69 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
+    def open(self, name: str) -> NativeFile:
+        """For reading at any place, as pyarrow's readers do. Raises FileNotFoundError."""
+        return self._drive.filesystem().open_input_file(self._full(name))
+
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file, or a folder with something in it; without a name: this folder."""
-        from pyarrow.fs import FileType
-
-        files, _ = self.pyarrow_filesystem()
-        return files.get_file_info(self._full(name)).type != FileType.NotFound
+        return self._drive.exists(self._full(name))
 
     # --- many files -----------------------------------------------------------------------------------------
 
     def list(self) -> list[str]:
         """Names of the files and folders directly inside, sorted; none where the folder does not exist."""
-        return sorted(PurePosixPath(info.path).name for info in self._infos(recursive=False))
+        return sorted(self._drive.names(self.path))
 
     def files(self) -> list[str]:
         """Relative names of all files below, sorted."""
-        from pyarrow.fs import FileType
+        return sorted(self.sizes())
 
-        infos = self._infos(recursive=True)
-        return sorted(info.path[len(self.path) + 1 :] for info in infos if info.type == FileType.File)
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all files below, by relative name."""
+        return self._drive.sizes(self.path)
 
-    def _infos(self, *, recursive: bool) -> list[Any]:
-        from pyarrow.fs import FileSelector
+    def fingerprint(self, ends: str = "") -> str:
+        """Of the files below whose names end so: names, sizes, and the last mebibyte of each, in hex.
 
-        files, path = self.pyarrow_filesystem()
-        return files.get_file_info(FileSelector(path, recursive=recursive, allow_not_found=True))
+        The ends of weight files hold trained weights and those of Parquet files their statistics, so that what was
+        made anew at the same address is told from what was there before.
+        """
+        digest = hashlib.sha256()
+        for name, size in sorted(self.sizes().items()):
+            if name.endswith(ends):
+                digest.update(f"{name}\0{size}\0".encode())
+                digest.update(self._drive.read(self._full(name), max(0, size - TAIL)))
+        return digest.hexdigest()
 
     def delete(self, name: str = "") -> None:
         """Removes a file or a whole folder; what does not exist is fine."""
-        from pyarrow.fs import FileType
-
-        files, _ = self.pyarrow_filesystem()
-        path = self._full(name)
-        kind = files.get_file_info(path).type
-        if kind == FileType.Directory:
-            files.delete_dir(path)
-        elif kind != FileType.NotFound:
-            files.delete_file(path)
+        self._drive.delete(self._full(name))
 
     def upload(self, source: str | os.PathLike[str], name: str = "") -> None:
         """Copies a local file or tree to `name`, replacing files of the same name."""
-        root = Path(source)
-        target = self / name if name else self
+        root, path = Path(source), self._full(name)
         if root.is_file():
-            parent, _, last = target.path.rpartition("/")
-            target._copy_in(root, f"{parent}/{last}")
+            self._drive.put(root, path)
             return
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no {root} to copy to {target}")
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            target._copy_in(file, target._full(file.relative_to(root).as_posix()))
-
-    def _copy_in(self, file: Path, path: str) -> None:
-        if not self.is_local:
-            files, _ = self.pyarrow_filesystem()
-            with file.open("rb") as source, files.open_output_stream(path) as stream:
-                shutil.copyfileobj(source, stream, _COPY_BYTES)
-            return
-        part = Path(f"{path}.part-{os.getpid()}")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(file, part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+            raise FileNotFoundError(f"there is no {root} to copy to {path}")
+        for file in sorted(file for file in root.rglob("*") if file.is_file()):
+            self._drive.put(file, f"{path}/{file.relative_to(root).as_posix()}")
 
     def download(self, target: str | os.PathLike[str], name: str = "") -> Path:
         """Copies a file or tree to the local path `target` and returns it. Raises FileNotFoundError."""
-        from pyarrow.fs import FileType
-
-        files, _ = self.pyarrow_filesystem()
         path, root = self._full(name), Path(target)
-        kind = files.get_file_info(path).type
-        if kind == FileType.NotFound:
+        if not self._drive.exists(path):
             raise FileNotFoundError(f"there is no {path} in {self.address}")
-        if kind == FileType.File:
-            wanted = [(path, root)]
-        else:
-            folder = self / name if name else self
-            wanted = [(folder._full(file), root / file) for file in folder.files()]
+        found = self._drive.sizes(path)
+        if "" not in found:
             root.mkdir(parents=True, exist_ok=True)
-        for remote, local in wanted:
+        for file in found:
+            local = root / file if file else root
             local.parent.mkdir(parents=True, exist_ok=True)
             part = local.with_name(f"{local.name}.part-{os.getpid()}")
-            with files.open_input_stream(remote) as stream, part.open("wb") as sink:
-                shutil.copyfileobj(stream, sink, _COPY_BYTES)
+            self._drive.get(f"{path}/{file}" if file else path, part)
             os.replace(part, local)
         return root
 
@@ -248,9 +205,3 @@ class Folder:
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.address} cannot be written to: {reason}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

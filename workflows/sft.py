@@ -67,7 +67,6 @@ def run(settings: Settings, console: Console | None = None) -> None:
 
 def identity_of(settings: Settings, model: Folder, source: Folder) -> dict[str, Any]:
     """What must stay the same for a checkpoint to be continued, as JSON gives it back. Raise `UserError`."""
-    from workflows.grpo.manifest import fingerprint
 
     tokenizer = tokenizer_of(model)
     report = {} if settings.sft.conversations else _json(RunFolder(settings.run.folder).dataset, REPORT)
@@ -80,8 +79,8 @@ def identity_of(settings: Settings, model: Folder, source: Folder) -> dict[str, 
     identity = {
         "sft": recipe,
         "seed": settings.run.seed,
-        "model": fingerprint(model, ".safetensors"),
-        "conversations": fingerprint(source, ".parquet"),
+        "model": model.fingerprint(".safetensors"),
+        "conversations": source.fingerprint(".parquet"),
         "ranks": settings.sft.ranks if settings.sft.engine == "deepspeed" else 1,  # ZeRO's shards are one a rank
     }
     return json.loads(json.dumps(identity))

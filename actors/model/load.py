@@ -137,10 +137,7 @@ def _fingerprint(source: Folder) -> str:
     names = source.files()
     if "config.json" not in names:
         raise UserError(f"There is no model folder at {source}.")
-    files, _ = source.pyarrow_filesystem()
-    infos = files.get_file_info([f"{source.path}/{name}" for name in names])
-    seen = [(name, info.size, info.mtime_ns) for name, info in zip(names, infos, strict=True)]
-    return hashlib.sha256(repr((source.address, seen)).encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{source.address}\0{source.fingerprint()}".encode()).hexdigest()[:16]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -48,10 +48,9 @@ def rows_of(
     folder: Folder, shard: str, images: ImageStore, image_token: int, max_length: int
 ) -> Iterator[dict[str, Any]]:
     """Every row in COLUMNS; its pictures go to `images`. What cannot be used has its `problem` and no segments."""
-    files, path = folder.pyarrow_filesystem()
     number = 0
     try:
-        with files.open_input_file(f"{path}/{shard}") as stream:
+        with folder.open(shard) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
                 for row in batch.to_pylist():
                     yield _checked(row, f"{shard} row {number}", images, image_token, max_length)

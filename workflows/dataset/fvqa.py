@@ -40,7 +40,7 @@ class ParquetSource:
         for name in names:
             unit = {"folder": folder.address, "file": name, "problem": ""}
             try:
-                with _opened(folder, name) as stream:
+                with folder.open(name) as stream:
                     groups = pq.ParquetFile(stream).num_row_groups
                 units += [{**unit, "group": group} for group in range(groups)]
             except (OSError, pa.ArrowException) as error:
@@ -54,7 +54,7 @@ class ParquetSource:
             return
         number = 0
         try:
-            with _opened(Folder(unit["folder"]), unit["file"]) as stream:
+            with Folder(unit["folder"]).open(unit["file"]) as stream:
                 file = pq.ParquetFile(stream)
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[unit["group"]]):
                     for row in batch.to_pylist():
@@ -70,11 +70,6 @@ def _read_row(row: dict[str, Any], where: str, images: ImageStore) -> Candidate 
     except NoQuestion as problem:
         cause = "bad_image" if str(problem).startswith("image ") else "bad_row"
         return Dropped(where, cause, str(problem))
-
-
-def _opened(folder: Folder, name: str) -> Any:
-    files, path = folder.pyarrow_filesystem()
-    return files.open_input_file(f"{path}/{name}")
 
 
 def _line(error: Exception) -> str:

@@ -45,10 +45,9 @@ def run(settings: Settings, console: Console | None = None) -> None:
 
 def read(folder: Folder, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of all shards, these columns only."""
-    files, path = folder.pyarrow_filesystem()
     for name in folder.files():
         if name.endswith(".parquet"):
-            with files.open_input_file(f"{path}/{name}") as stream:
+            with folder.open(name) as stream:
                 yield from pq.read_table(stream, columns=list(columns)).to_pylist()
 
 

@@ -37,7 +37,7 @@ from workflows.evaluate.cast import Cast
 from workflows.evaluate.play import ArmSampler, play_arm, ticket_of
 from workflows.evaluate.rows import Row, read_rows, row_of, write_rows
 from workflows.evaluate.settings import EvaluateSettings
-from workflows.grpo.manifest import fingerprint, versions
+from workflows.grpo.manifest import versions
 from workflows.grpo.prompts_cursor import epoch_order
 from workflows.grpo.questions import Questions, load_questions
 
@@ -82,8 +82,8 @@ class Plan:
         """What an arm's rows depend on: with the same, they need not be made again."""
         e = self.evaluate
         return {
-            "weights": fingerprint(Folder(self.models[ARMS[arm].weights]), ".safetensors"),
-            "questions": fingerprint(self.questions, ".parquet"),
+            "weights": Folder(self.models[ARMS[arm].weights]).fingerprint(".safetensors"),
+            "questions": self.questions.fingerprint(".parquet"),
             "policy": policy_path(ARMS[arm], self.preset),
             "preset": self.preset,
             "limits": dataclasses.asdict(self.limits),

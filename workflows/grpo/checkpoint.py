@@ -22,7 +22,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector, FileType
 
 from actors.agent.trajectory import Trajectory
 from cluster.errors import UserError
@@ -159,10 +158,7 @@ def _state(data: Mapping[str, Any]) -> ControllerState:
 
 
 def _sizes(folder: Folder) -> dict[str, int]:
-    files, path = folder.pyarrow_filesystem()
-    infos = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-    named = {i.path[len(path) + 1 :]: i.size for i in infos if i.type == FileType.File}
-    return {name: size for name, size in named.items() if name != MARKER}
+    return {name: size for name, size in folder.sizes().items() if name != MARKER}
 
 
 def _digest(data: bytes) -> str:

@@ -86,8 +86,7 @@ def question_of(row: Mapping[str, Any], images: ImageStore) -> Question:
 
 
 def _rows(folder: Folder, shard: str) -> Iterator[dict[str, Any]]:
-    files, path = folder.pyarrow_filesystem()
-    with files.open_input_file(f"{path}/{shard}") as stream:
+    with folder.open(shard) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()
 

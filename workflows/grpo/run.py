@@ -89,8 +89,8 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     """What must stay the same for a checkpoint to be continued."""
     g = plan.grpo
     return {
-        "start model": manifest.fingerprint(Folder(plan.model), ".safetensors"),
-        "questions": manifest.fingerprint(plan.questions, ".parquet"),
+        "start model": Folder(plan.model).fingerprint(".safetensors"),
+        "questions": plan.questions.fingerprint(".parquet"),
         "run.seed": plan.seed,
         "preset": plan.preset,
         "grpo.groups_per_step": g.groups_per_step,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import ray
@@ -37,12 +38,12 @@ def test_asking_for_more_than_the_cluster_has_is_told_instead_of_pending(ray_clu
 
 
 async def test_an_actor_that_never_gets_its_cores_is_told_instead_of_pending(ray_cluster: Cluster, caplog):
-    @ray.remote
     class Holder:
         def ready(self) -> bool:
             return True
 
-    first, second = Holder.options(num_cpus=2).remote(), Holder.options(num_cpus=2).remote()
+    held: Any = ray.remote(num_cpus=2)(Holder)
+    first, second = held.remote(), held.remote()
     try:
         await asyncio.wait_for(first.ready.remote(), 60)
         ray_cluster.require({"CPU": 2}, "GRPO")

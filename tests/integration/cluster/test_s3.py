@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 
 from cluster.blobs import BlobCorrupt, BlobStore
 from cluster.errors import UserError
@@ -81,6 +85,54 @@ def test_an_endpoint_in_the_address_needs_no_environment(folder: Folder, s3_serv
 def test_a_bucket_that_does_not_exist_is_one_sentence(s3_server: str):
     with pytest.raises(UserError, match="cannot be written to"):
         Folder("s3://no-such-bucket-here/x").ensure_writable()
+
+
+def test_a_query_that_s3_addresses_do_not_have_is_refused(folder: Folder):
+    with pytest.raises(UserError, match="not colour"):
+        Folder(f"{folder.address}?colour=red").list()
+
+
+def test_missing_credentials_are_one_sentence(folder: Folder):
+    # In a process of its own: this one has credentials, and its connection remembers them.
+    program = (
+        "from cluster.errors import UserError\n"
+        "from cluster.storage import Folder\n"
+        f"try: Folder({folder.address!r}).write_text('a', 'b')\n"
+        "except UserError as error: print(error.message)"
+    )
+    bare = {k: v for k, v in os.environ.items() if k not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    bare |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, env=bare
+    )
+    assert done.stdout.startswith("There are no credentials for S3"), done.stderr
+
+
+def test_an_upload_that_breaks_in_the_middle_leaves_the_old_file(folder: Folder, tmp_path: Path, monkeypatch):
+    folder.write_text("model.bin", "old")
+    large = tmp_path / "model.bin"
+    with large.open("wb") as sparse:
+        sparse.truncate(101 << 20)  # more than one part of 50 MiB can take
+    sent = S3FileSystem._call_s3
+
+    async def breaks(self, method, *args, **kwargs):
+        if method == "upload_part" and kwargs["PartNumber"] == 2:
+            raise OSError("the line is cut")
+        return await sent(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", breaks)
+    with pytest.raises(OSError, match="the line is cut"):
+        folder.upload(large, "model.bin")
+    assert folder.read_text("model.bin") == "old"
+
+
+def test_a_fingerprint_sees_what_was_made_anew(folder: Folder):
+    folder.write_text("a.safetensors", "one")
+    before = folder.fingerprint(".safetensors")
+    folder.write_text("b.json", "another kind")
+    assert folder.fingerprint(".safetensors") == before
+    folder.write_text("a.safetensors", "two")
+    assert folder.fingerprint(".safetensors") != before
 
 
 def test_a_blob_written_on_one_machine_is_read_on_another(folder: Folder, tmp_path: Path):

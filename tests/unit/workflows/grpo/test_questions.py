@@ -13,7 +13,7 @@ from actors.agent.trajectory import ImageRef, Label, Question
 from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.dataset.schema import QUESTIONS, question_row
-from workflows.grpo.manifest import fingerprint, read, versions, write
+from workflows.grpo.manifest import read, versions, write
 from workflows.grpo.questions import load_questions
 
 
@@ -135,11 +135,11 @@ def test_no_questions_at_all_is_the_persons_problem(tmp_path):
 def test_a_fingerprint_tells_new_content_at_an_old_address(tmp_path):
     folder = Folder(tmp_path)
     folder.write_bytes("model.safetensors", b"a" * 100)
-    before = fingerprint(folder, ".safetensors")
+    before = folder.fingerprint(".safetensors")
     folder.write_bytes("notes.txt", b"irrelevant")
-    assert fingerprint(folder, ".safetensors") == before
+    assert folder.fingerprint(".safetensors") == before
     folder.write_bytes("model.safetensors", b"a" * 99 + b"b")
-    assert fingerprint(folder, ".safetensors") != before
+    assert folder.fingerprint(".safetensors") != before
 
 
 def test_the_manifest_names_versions_and_facts(tmp_path):
