@@ -8,6 +8,7 @@ infra), decided at the one boundary below; every wait has a deadline.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +50,7 @@ class Limits:
     turn_timeout_s: float = 120.0
     tool_timeout_s: float = 60.0
     episode_timeout_s: float = 600.0
+    grace_s: float = 30.0  # beyond that, for an engine or a tool that overran its own deadline; then it is given up
 
 
 def _silent(event: str, detail: dict[str, Any]) -> None:
@@ -71,7 +73,12 @@ async def run_episode(
     """Play one episode to its end. Raises only when cancelled or when there is a bug in this code."""
     episode = _Episode(question, sample_index, preset, renderer, limits, clock, observer)
     try:
-        await episode.play(generator, toolbox, sampling)
+        async with asyncio.timeout(limits.episode_timeout_s + limits.grace_s) as backstop:
+            await episode.play(generator, toolbox, sampling)
+    except TimeoutError:
+        if not backstop.expired():
+            raise
+        episode.end(Ending.FAILED, Failure.INFRA, "an engine or a tool went on after its deadline")
     except GenerationFailed as error:
         episode.end(Ending.FAILED, Failure.INFRA, str(error))
     except (ImageMissing, ImageRefused) as error:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from actors.agent.seams import Clock, Generation, GenerationFailed, ImageStore, Sampling
+from actors.agent.seams import Clock, Generation, GenerationFailed, ImageRefused, ImageStore, Sampling
 from actors.agent.trajectory import FloatArray, ImageRef, Segment, VersionSpan, WeightVersion
-from actors.model.expansion import Expanded, ExpansionError, expand
+from actors.model.expansion import Expanded, expand
 from actors.sampler import vllm_adapter
 from actors.sampler.orphans import OrphanGuard
 from actors.sampler.settings import EngineSettings
@@ -148,7 +148,8 @@ class Engine:
         """Sample one turn. At `deadline` the turn is cut (`stop="aborted"`); a cancelled caller aborts it.
 
         A history that leaves no room in `max_model_len` gives an empty turn with `stop="length"`.
-        Raise `GenerationFailed` when the engine failed, `ExpansionError` when images and placeholders differ.
+        Raise `GenerationFailed` when the engine failed, `ImageRefused` for more images than it takes, `ExpansionError`
+        when images and placeholders differ.
         """
         expanded = expand(segments, self._tokens.image_token)
         room = self._settings.max_model_len - len(expanded)
@@ -215,9 +216,7 @@ class Engine:
         prompt: dict[str, Any] = {"prompt_token_ids": ids}
         if images:
             if len(images) > self._settings.images_per_prompt:
-                raise ExpansionError(
-                    f"{len(images)} images, but images_per_prompt is {self._settings.images_per_prompt}"
-                )
+                raise ImageRefused(f"{len(images)} images, but images_per_prompt is {self._settings.images_per_prompt}")
             prompt["multi_modal_data"] = {"image": [await self._pictures.get(ref) for ref in images]}
             prompt["multi_modal_uuids"] = {"image": [ref.sha256 for ref in images]}
         prompt["cache_salt"] = f"{self._version}.{self._loads}"
@@ -258,7 +257,7 @@ class Engine:
         if output is None or output.outputs[0].finish_reason not in _STOPS:
             raise GenerationFailed(f"the engine ended {turn} without a result")
         if not np.array_equal(output.prompt_token_ids, expanded.token_ids):
-            raise ExpansionError(f"vLLM expanded the history of {turn} to other ids than the learner will")
+            raise GenerationFailed(f"vLLM expanded the history of {turn} to other ids than the learner will")
         completion = output.outputs[0]
         labelled = vllm_adapter.labels_tokens(self._llm)
         return _generation(completion, vllm_adapter.engine_spans(completion) if labelled else ledger.spans())

@@ -13,10 +13,10 @@ import pytest
 import pytest_asyncio
 import torch
 
-from actors.agent.seams import GenerationFailed, Sampling
+from actors.agent.seams import GenerationFailed, ImageRefused, Sampling
 from actors.agent.trajectory import ImageRef, PlacedImage, Segment, SegmentKind
 from actors.model.batch import collate
-from actors.model.expansion import ExpansionError, expand
+from actors.model.expansion import expand
 from actors.model.forward import token_logprobs
 from actors.model.pixels import Pixels
 from actors.model.renderer import ChatRenderer
@@ -202,14 +202,14 @@ async def test_a_turn_never_grows_beyond_the_model(engine, renderer):
 
 async def test_more_images_than_the_engine_takes_are_refused(engine, renderer, pictures):
     refs = (pictures.refs * 2)[:9]
-    with pytest.raises(ExpansionError, match="images_per_prompt is 8"):
+    with pytest.raises(ImageRefused, match="images_per_prompt is 8"):
         await sample(engine, [renderer.open("<image>" * 9, refs)], Sampling(max_tokens=2))
 
 
 async def test_lengths_that_do_not_fit_the_picture_are_found_out(engine, renderer, pictures):
     honest = renderer.open("<image>", pictures.refs[:1])
     wrong = PlacedImage(honest.images[0].offset, pictures.refs[0], honest.images[0].n_tokens + 1)
-    with pytest.raises(ExpansionError, match="other ids"):
+    with pytest.raises(GenerationFailed, match="other ids"):
         await sample(engine, [Segment(SegmentKind.PROMPT, honest.token_ids, images=(wrong,))], Sampling(max_tokens=2))
 
 

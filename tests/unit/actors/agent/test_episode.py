@@ -126,6 +126,16 @@ async def test_a_cancelled_episode_is_cancelled():
         await task
 
 
+async def test_a_tool_that_ignores_its_deadline_is_given_up_as_infrastructure():
+    class Hangs(Tools):
+        async def call(self, request, *, deadline):
+            await asyncio.Event().wait()
+
+    it = await play(Script(ask()), Hangs(), limits=Limits(episode_timeout_s=0.01, grace_s=0.01))
+    assert (it.ending, it.failure) == (Ending.FAILED, Failure.INFRA)
+    assert kinds(it) == "pa"
+
+
 async def test_a_bug_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         await play(Script(ask()), Tools(ZeroDivisionError()))
