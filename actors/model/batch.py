@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class TokenBatch:
-    """Padded on the right. `extras` hold further per-token values, such as advantages, in the same layout.
+    """Padded on the right, where causal attention does not look: there is no attention mask. `extras` hold further
+    per-token values, such as advantages, in the same layout.
 
-    input_ids int64[batch, seq], attention_mask int64[batch, seq], loss_mask bool[batch, seq] (True: this token is a
+    input_ids int64[batch, seq], loss_mask bool[batch, seq] (True: this token is a
     trained target), image_grid_thw int64[images, 3] or None, in order of appearance. The episodes of one question share
     its pictures, so the vision tower reads each once: pixel_values float32[patches, patch_dim] or None are those of the
     distinct pictures, and image_index int64[images] says which of them each appearance is (None: all are distinct).
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
     loss_mask: torch.Tensor
     pixel_values: torch.Tensor | None
     image_grid_thw: torch.Tensor | None
@@ -44,7 +44,6 @@ class TokenBatch:
     def to(self, device: torch.device | str) -> TokenBatch:
         return TokenBatch(
             self.input_ids.to(device),
-            self.attention_mask.to(device),
             self.loss_mask.to(device),
             None if self.pixel_values is None else self.pixel_values.to(device),
             None if self.image_grid_thw is None else self.image_grid_thw.to(device),
@@ -71,13 +70,11 @@ def collate(
     width = max(len(sequence) for sequence in sequences)
     shape = (len(sequences), width)
     ids = np.full(shape, pad_id, dtype=np.int64)
-    attention = np.zeros(shape, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.bool_)
     more = {name: np.zeros(shape, dtype=np.float32) for name in extras or {}}
     for row, sequence in enumerate(sequences):
         n = len(sequence)
         ids[row, :n] = sequence.token_ids
-        attention[row, :n] = 1
         mask[row, 1:n] = sequence.loss_mask[1:]
         for name, values in (extras or {}).items():
             more[name][row, :n] = values[row]
@@ -86,7 +83,6 @@ def collate(
     seen = {ref.sha256: pixels.get(ref) for ref in appearing}
     return TokenBatch(
         torch.from_numpy(ids),
-        torch.from_numpy(attention),
         torch.from_numpy(mask),
         torch.cat([seen[sha256][0] for sha256 in number]) if seen else None,
         torch.stack([seen[ref.sha256][1] for ref in appearing]) if seen else None,
@@ -95,16 +91,29 @@ def collate(
     )
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, whose padded size stays within the budget.
+PASS_TOKENS = (
+    1024  # what a forward and backward pass costs beyond its tokens, in tokens: about a thousand on two CPU cores
+)
 
-    A sequence that exceeds the budget by itself gets a batch of its own.
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices in batches of similar length, longest first, whose padded size stays within the budget.
+
+    Of all ways to cut the sorted lengths into batches the cheapest: each costs its padded tokens and PASS_TOKENS, so
+    padding is avoided where that is worth another pass. A sequence that exceeds the budget by itself gets a batch of
+    its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= token_budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+    best, cut = [0] * (len(order) + 1), [0] * (len(order) + 1)  # best[n]: cost of the n longest; cut[n]: their last cut
+    for end in range(1, len(order) + 1):
+        best[end], start = min(
+            (best[start] + lengths[order[start]] * (end - start) + PASS_TOKENS, -start)
+            for start in range(end)
+            if end - start == 1 or lengths[order[start]] * (end - start) <= token_budget
+        )
+        cut[end] = -start
+    batches, end = [], len(order)
+    while end:
+        batches.append(order[cut[end] : end])
+        end = cut[end]
+    return batches[::-1]

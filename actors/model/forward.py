@@ -29,7 +29,7 @@ def token_logprobs(model: Any, batch: TokenBatch, temperature: float = 1.0) -> t
             vision["mm_encoder_outputs"] = {"image": _shared_features(inner, batch)}
     hidden = inner.model(
         input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
+        attention_mask=None,  # padding stands on the right, where causal attention does not look
         mm_token_type_ids=(batch.input_ids == image_token).to(torch.int32),
         use_cache=False,
         **vision,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from workflows.evaluate.arms import ARMS
@@ -13,19 +14,18 @@ from workflows.evaluate.metrics import Measures, by, measure
 from workflows.evaluate.rows import Row
 
 RESULTS = "results.json"
+# Heading of a column, field of Measures, form; what is no share is a mean per question. Fits 80 characters.
 COLUMNS = (
     ("exact match", "exact_match", ".1%"),
     ("F1", "f1", ".1%"),
-    ("searched", "search_ratio", ".1%"),
-    ("of allowed", "search_ratio_allowed", ".1%"),
-    ("image", "image_searches", ".2f"),
-    ("text", "text_searches", ".2f"),
-    ("crops", "crop_share", ".0%"),
+    ("sear- ched", "search_ratio", ".1%"),
+    ("image calls", "image_searches", ".2f"),
+    ("text calls", "text_searches", ".2f"),
+    ("of it crops", "crop_share", ".0%"),
     ("found sth.", "search_success", ".1%"),
-    ("format", "format_valid", ".1%"),
-    ("tokens", "sampled_tokens", ".0f"),
-    ("turns", "turns", ".2f"),
-    ("seconds", "seconds", ".2f"),
+    ("valid format", "format_valid", ".1%"),
+    ("tok- ens", "sampled_tokens", ".0f"),
+    ("sec- onds", "seconds", ".2f"),
 )
 LABELS = (("free", "all search-free"), ("required", "all search-required"))
 
@@ -40,23 +40,23 @@ def arm_document(rows: Sequence[Row], max_calls: int) -> dict[str, Any]:
 
 
 def overall_table(arms: Mapping[str, Sequence[Row]], max_calls: int) -> Table:
-    """A line per arm."""
-    table = Table(title="held-out questions", title_justify="left")
+    """A line per arm; episodes that the infrastructure failed are in no number but their own, shown if there are any."""
+    measured = {name: measure(rows, max_calls) for name, rows in arms.items()}
+    failures = any(m.failed for m in measured.values())
+    n = max((m.episodes + m.failed for m in measured.values()), default=0)
+    table = _table(f"{n} held-out episodes per arm")
     table.add_column("arm")
-    table.add_column("episodes", justify="right")
-    for name, _, _ in COLUMNS:
-        table.add_column(name, justify="right")
-    table.add_column("failed", justify="right")
-    for name, rows in arms.items():
-        m = measure(rows, max_calls)
+    for heading in (*(heading for heading, _, _ in COLUMNS), *(["failed"] if failures else [])):
+        table.add_column(heading.replace(" ", "\n"), justify="right")
+    for name, m in measured.items():
         numbers = (_shown(getattr(m, field), form) for _, field, form in COLUMNS)
-        table.add_row(name, str(m.episodes), *numbers, str(m.failed))
+        table.add_row(name, *numbers, *([str(m.failed)] if failures else []))
     return table
 
 
 def kinds_table(arms: Mapping[str, Sequence[Row]], max_calls: int) -> Table:
     """A line per kind of question: what share is right, and in what share was searched."""
-    table = Table(title="exact match, and the share of questions searched for, by kind", title_justify="left")
+    table = _table("exact match by kind of question, and [dim]in what share of them was searched[/]")
     table.add_column("kind")
     table.add_column("questions", justify="right")
     for name in arms:
@@ -75,6 +75,10 @@ def kinds_table(arms: Mapping[str, Sequence[Row]], max_calls: int) -> Table:
 def legend(arms: Sequence[str]) -> str:
     """What the arms are, in words."""
     return "\n".join(f"  {name}: {ARMS[name].says}" for name in arms)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _kind_row(table: Table, name: str, cells: Sequence[Measures | None]) -> None:

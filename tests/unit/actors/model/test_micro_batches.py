@@ -1,5 +1,7 @@
 """Batches: each sequence once, within the budget, and only what was sampled is a target."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.agent.trajectory import ImageRef
-from actors.model.batch import collate, micro_batches
+from actors.model.batch import PASS_TOKENS, collate, micro_batches
 from actors.model.expansion import Expanded
 from actors.model.pixels import Pixels
 
@@ -51,9 +53,25 @@ def test_micro_batches_are_as_few_as_equal_lengths_allow():
     assert [len(batch) for batch in micro_batches([10] * 7, 30)] == [3, 3, 1]
 
 
+@given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=7), budget=st.integers(1000, 9000))
+def test_no_cut_of_the_sorted_lengths_is_cheaper(lengths, budget):
+    def cost(batches):
+        return sum(batch[0] * len(batch) + PASS_TOKENS for batch in batches)
+
+    ordered = sorted(lengths, reverse=True)
+    cheapest = cost([[length] for length in ordered])
+    for cuts in product([False, True], repeat=len(ordered) - 1):
+        batches = [[ordered[0]]]
+        for length, new in zip(ordered[1:], cuts, strict=True):
+            batches.append([length]) if new else batches[-1].append(length)
+        if all(len(batch) == 1 or batch[0] * len(batch) <= budget for batch in batches):
+            cheapest = min(cheapest, cost(batches))
+    assert cost([[lengths[i] for i in batch] for batch in micro_batches(lengths, budget)]) == cheapest
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
-def test_padding_is_never_attended_and_only_sampled_tokens_are_targets(masks):
+def test_padding_stands_on_the_right_and_only_sampled_tokens_are_targets(masks):
     sequences = [sequence(np.arange(10, 10 + len(mask)), mask) for mask in masks]
     values = [s.logprobs for s in sequences]
     batch = collate(sequences, Patches(), PAD, {"behaviour": values})
@@ -61,7 +79,6 @@ def test_padding_is_never_attended_and_only_sampled_tokens_are_targets(masks):
     for row, (it, mask) in enumerate(zip(sequences, masks, strict=True)):
         n = len(it)
         assert batch.input_ids[row].tolist() == it.token_ids.tolist() + [PAD] * (len(batch.input_ids[row]) - n)
-        assert batch.attention_mask[row].tolist() == [1] * n + [0] * (len(batch.attention_mask[row]) - n)
         assert batch.loss_mask[row, :n].tolist() == [False, *mask[1:]]
         assert not batch.loss_mask[row, n:].any()
     assert batch.trained_tokens == sum(sum(mask[1:]) for mask in masks)
