@@ -72,8 +72,9 @@ async def run_episode(
 ) -> Trajectory:
     """Play one episode to its end. Raises only when cancelled or when there is a bug in this code."""
     episode = _Episode(question, sample_index, preset, renderer, limits, clock, observer)
+    backstop = asyncio.timeout(limits.episode_timeout_s + limits.grace_s)
     try:
-        async with asyncio.timeout(limits.episode_timeout_s + limits.grace_s) as backstop:
+        async with backstop:
             await episode.play(generator, toolbox, sampling)
     except TimeoutError:
         if not backstop.expired():

@@ -40,7 +40,7 @@ def arm_document(rows: Sequence[Row], max_calls: int) -> dict[str, Any]:
 
 
 def overall_table(arms: Mapping[str, Sequence[Row]], max_calls: int) -> Table:
-    """A line per arm; episodes that the infrastructure failed are in no number but their own, shown if there are any."""
+    """A line per arm; episodes that the infrastructure failed are in a column of their own, if there are any."""
     measured = {name: measure(rows, max_calls) for name, rows in arms.items()}
     failures = any(m.failed for m in measured.values())
     n = max((m.episodes + m.failed for m in measured.values()), default=0)

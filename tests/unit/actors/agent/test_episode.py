@@ -130,6 +130,7 @@ async def test_a_tool_that_ignores_its_deadline_is_given_up_as_infrastructure():
     class Hangs(Tools):
         async def call(self, request, *, deadline):
             await asyncio.Event().wait()
+            raise AssertionError
 
     it = await play(Script(ask()), Hangs(), limits=Limits(episode_timeout_s=0.01, grace_s=0.01))
     assert (it.ending, it.failure) == (Ending.FAILED, Failure.INFRA)
