@@ -52,6 +52,8 @@ class RuntimeSettings:
     # OMP_NUM_THREADS of every process that does not choose for itself
     wait_for_nodes_s: float = field(default=0.0, metadata={"ge": 0})
     # how long an autoscaling cluster may take to grow to what the run needs; 0 where the size is fixed
+    worker_output: bool = False
+    # show here what actors print, engines and trainers included; it is always in the logs of Ray's session
     env: dict[str, str] = field(default_factory=dict)
     # further environment variables for every process of the run
 
@@ -150,7 +152,7 @@ def connect(settings: RuntimeSettings) -> Cluster:
     common: dict[str, Any] = {
         "namespace": settings.namespace,
         "runtime_env": {"env_vars": {k: v for k, v in environ.items() if k not in _job_variables()}},
-        "log_to_driver": True,
+        "log_to_driver": settings.worker_output,
         "logging_level": "WARNING",
     }
     if joins:

@@ -14,23 +14,10 @@ from random import Random
 
 from actors.agent.prompts import GIVE_UP
 from workflows.embedded.entities import Emblem, World
-from workflows.embedded.lexicon import (
-    CHANGING_FACT,
-    CITY_FACTS,
-    COLOURS,
-    MARKS,
-    ORGANISATION_FACTS,
-    SHAPES,
-    TRADES,
-    Names,
-    draw_year,
-    is_name,
-    name_pieces,
-)
+from workflows.embedded.lexicon import COLOURS, MARKS, ORGANISATION_FACTS, SHAPES, Names, is_name, name_pieces
 from workflows.embedded.pictures import Scene, compose
 from workflows.embedded.questions import MixSettings, draft_questions
-
-_ASKS = ("what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}.")
+from workflows.embedded.reading import ANOTHER, ASKS, Exchange, Reader
 
 
 @dataclass(frozen=True)
@@ -39,16 +26,9 @@ class LessonMix:
 
     see: float = 0.5  # what is in a picture: all of it, single emblems, and which of them are known
     know: float = 0.07  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.04  # a list of fresh names, word for word: copying, at its plainest
-    recite: float = 0.05  # one of several numbered results, word for word
-    find: float = 0.2  # the answer among numbered results
-    query: float = 0.14  # what to search next, from a result or a question
-
-
-@dataclass(frozen=True)
-class Exchange:
-    text: str  # `<image>` where the picture goes
-    reply: str
+    repeat: float = 0.03  # a list of fresh names, word for word: copying, at its plainest
+    find: float = 0.2  # which of the results answers, quoted with its number; or that none does
+    follow: float = 0.2  # what to search next from a result, up to the answer: several searches in one lesson
 
 
 @dataclass(frozen=True)
@@ -107,7 +87,7 @@ class Lessons:
         return Lesson("know", tuple(self._fact() for _ in range(3)))
 
     def _fact(self) -> Exchange:
-        fact, ask = self._rng.choice(ORGANISATION_FACTS), self._rng.choice(_ASKS)
+        fact, ask = self._rng.choice(ORGANISATION_FACTS), self._rng.choice(ASKS)
         if self._rng.random() < 0.25:
             name = Names(self._rng, self._world.names).draw("organisation")
             return Exchange(ask.format(fact, name), f"{name} is unknown.")
@@ -121,57 +101,16 @@ class Lessons:
         words = " ".join(names.draw("organisation") for _ in range(self._rng.randint(3, 8)))
         return Lesson("repeat", (Exchange(f"repeat: {words}", words),))
 
-    def _recite(self) -> Lesson:
-        names = Names(self._rng, self._world.names)
-        facts = self._rng.sample((*ORGANISATION_FACTS, *CITY_FACTS), 2)
-        sort = self._rng.choice(["organisation", "city"])
-        lines = [f"{names.draw(sort)}: the {fact} is {self._value(names, fact)}." for fact in facts]
-        first, wanted = self._rng.choice([1, 1, 2, 3, 4]), self._rng.randrange(len(lines))
-        text = f"read [{first + wanted}].\n{_information(lines, first)}"
-        return Lesson("recite", (Exchange(text, lines[wanted]),))
-
     def _find(self) -> Lesson:
-        """The answer stands in one of two or three numbered results; its number is said with it."""
-        names = Names(self._rng, self._world.names)
-        sort = self._rng.choice(["organisation", "city"])
-        facts = (*ORGANISATION_FACTS, CHANGING_FACT) if sort == "organisation" else CITY_FACTS
-        fact, name, trade = self._rng.choice(facts), names.draw(sort), self._rng.choice(TRADES)
-        asked = f"current {fact}" if fact == CHANGING_FACT else fact
-        value = self._value(names, fact)
-        right = f"{name}: the {asked} {f'of the {trade} ' if fact in ORGANISATION_FACTS else ''}is {value}."
-        other = self._rng.choice([f for f in facts if f != fact] or [fact])
-        wrong = [f"{name}: the {other} is {self._value(names, other)}."]
-        if self._rng.random() < 0.5:
-            wrong = [f"{names.draw(sort)}: the {fact} is {self._value(names, fact)}."]
-        lines = [right, *wrong]
-        self._rng.shuffle(lines)
-        first = self._rng.choice([1, 1, 2, 3, 4])
-        number = first + lines.index(right)
-        text = f"{self._rng.choice(_ASKS).format(asked, name)}\n{_information(lines, first)}"
-        return Lesson("find", (Exchange(text, f"{value} is in [{number}]."),))
+        return Lesson("find", tuple(self._reader().find()))
 
-    def _query(self) -> Lesson:
-        """The name at the top of a result, copied into the next query."""
-        names = Names(self._rng, self._world.names)
-        fact = self._rng.choice((*ORGANISATION_FACTS, *CITY_FACTS))
-        if fact in CITY_FACTS:
-            city = names.draw("city")
-            result = f"{names.draw('organisation')}: the city of the {self._rng.choice(TRADES)} is {city}."
-            return self._lesson_query(fact, f"the city of {self._words()}", [result], city)
-        lines = [f"{names.draw('organisation')}: emblem of the {self._rng.choice(TRADES)}." for _ in range(2)]
-        return self._lesson_query(fact, self._words(), lines, lines[0].split(":")[0])
-
-    def _lesson_query(self, fact: str, about: str, lines: list[str], name: str) -> Lesson:
-        text = f"{self._rng.choice(_ASKS).format(fact, about)}\n{_information(lines, self._rng.choice([1, 1, 1, 3]))}"
-        return Lesson("query", (Exchange(text, f"it is {name}. {name} {fact}"),))
-
-    def _words(self) -> str:
+    def _follow(self) -> Lesson:
         emblem = self._rng.choice(self._rng.choice(self._scenes).emblems)
-        return self._rng.choice(["the {}", "the {} emblem", "the one with the {}"]).format(emblem.words)
+        words = self._rng.choice(["the {}", "the {} emblem", "the one with the {}"]).format(emblem.words)
+        return Lesson("follow", tuple(self._reader().follow(words)))
 
-    def _value(self, names: Names, fact: str) -> str:
-        sorts = {"founder": "person", "chief": "person", "mayor": "person", "city": "city", "river": "river"}
-        return draw_year(self._rng) if fact == "year" else names.draw(sorts.get(fact, "product"))
+    def _reader(self) -> Reader:
+        return Reader(self._rng, Names(self._rng, self._world.names))
 
 
 def lesson_scenes(world: World, n: int, seed: int) -> list[Scene]:
@@ -204,7 +143,7 @@ def corpus(world: World, n: int, seed: int) -> Iterator[str]:
             yield _plain(exchange.reply)
     for draft in draft_questions(world, MixSettings(), "train", n // 4, seed):
         yield _plain(draft.text)
-    for sentence in (GIVE_UP, "not found. another one. once more. archive news. is unknown. is known.", "[1] [2]"):
+    for sentence in (GIVE_UP, f"not found. {ANOTHER} once more. archive news. is unknown. is known.", "[1] [2]"):
         yield from [sentence] * 50
     for piece in name_pieces():
         yield from [f" {piece} -{piece} -{piece}"] * 100
@@ -226,8 +165,3 @@ def _alone(scene: Scene, attribute: str, emblem: Emblem) -> int:
     """1 when no other emblem of the scene shares the attribute, else 0."""
     value = getattr(emblem, attribute)
     return int(sum(getattr(other, attribute) == value for other in scene.emblems) == 1)
-
-
-def _information(lines: list[str], first: int) -> str:
-    numbered = "\n".join(f"[{first + i}] {line}" for i, line in enumerate(lines))
-    return f"<information>{numbered}</information>"

@@ -29,7 +29,7 @@ class PretrainSettings(SupervisedSettings):
     first_steps: int = field(default=200, metadata=NOT_NEGATIVE)
     # of the steps, those that teach reading alone: copying is learned several times sooner when nothing else is
     first_lessons: LessonMix = field(
-        default_factory=lambda: LessonMix(see=0.0, know=0.1, repeat=0.35, recite=0.2, find=0.15, query=0.2)
+        default_factory=lambda: LessonMix(see=0.0, know=0.1, repeat=0.4, find=0.3, follow=0.2)
     )
     # shares of the kinds of lessons in them
     scenes: int = field(default=2000, metadata=AT_LEAST_ONE)

@@ -23,6 +23,7 @@ from actors.model.renderer import ChatRenderer
 from workflows.embedded.entities import World
 from workflows.embedded.lexicon import CHANGING_FACT
 from workflows.embedded.questions import Draft, follow
+from workflows.embedded.reading import ANOTHER, quoted
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class _Script:
         self.named = draft.emblem is None  # the organisation's name is known
         self.hop = 0
         self.last: Action | None = None
-        self.found: tuple[str, int] | None = None  # the answer and the evidence that holds it
+        self.found: tuple[str, Answer] | None = None  # what was read, quoted, and the answer in it
 
     def next(self, seen: str) -> tuple[str, Action]:
         reason, action = self._next(seen)
@@ -81,7 +82,7 @@ class _Script:
         if self.last is None:
             return self._first()
         if self.found:
-            return self._say()
+            return self.found
         if isinstance(self.last, ImageSearch):
             return self._after_image(seen)
         return self._after_text(seen)
@@ -113,12 +114,13 @@ class _Script:
                 return "not found.", Answer(GIVE_UP)
             return "not found.", ImageSearch(self.draft.emblem.words)
         self.named = True
+        read = f"it is {name} [{number}]."
         if not self.draft.path:
-            self.found = (name, number)
+            self.found = (read, Answer(name, (number,)))
             if self.one_more and self.draft.label is Label.REQUIRED:
-                return f"it is {name}.", TextSearch(f"{name} {self.draft.subject.trade}")
-            return self._say()
-        return f"it is {name}.", self._query()
+                return read, TextSearch(f"{name} {self.draft.subject.trade}")
+            return self.found
+        return read, self._query()
 
     def _after_text(self, seen: str) -> tuple[str, Action]:
         assert self.draft.subject is not None
@@ -128,20 +130,16 @@ class _Script:
             if not self.poor:
                 return "not found.", Answer(GIVE_UP)
             self.poor = False
-            return "another one.", self._query()
+            return ANOTHER, self._query()
+        read = quoted(_text_of(seen, number), number)
         self.hop += 1
         if self.hop < len(self.draft.path):
-            return f"it is {value}.", self._query()
-        self.found = (value, number)
+            return read, self._query()
+        self.found = (read, Answer(value, (number,)))
         if self.one_more and self.draft.label is Label.REQUIRED:
             self.hop -= 1
             return "once more.", self._query()
-        return self._say()
-
-    def _say(self) -> tuple[str, Action]:
-        assert self.found is not None
-        value, number = self.found
-        return f"{value} is in [{number}].", Answer(value, (number,))
+        return self.found
 
     def _query(self) -> TextSearch:
         """The query for the present hop; the word that tells apart is left out when the query is to be poor."""
@@ -164,3 +162,9 @@ def _holding(seen: str, words: str) -> int | None:
         if numbered and words in line:
             return int(numbered[1])
     return None
+
+
+def _text_of(seen: str, number: int) -> str:
+    """The words of a line of evidence, without its number and title."""
+    line = next(line for line in seen.splitlines() if f"[{number}] " in line)
+    return line.partition(f"[{number}] ")[2].partition(": ")[2].removesuffix("</information>")
