@@ -127,14 +127,17 @@ def _example(settings: Any, store: ImageStore, number: int, console: Console) ->
     from workflows.run_folder import RunFolder
 
     run = RunFolder(settings.run.folder)
-    questions = list(load_questions(run.questions("test"), store).by_id.values())
+    kept = run.images()
+    questions = list(load_questions(run.questions("test"), kept).by_id.values())
     if not 0 <= number < len(questions):
         raise UserError(f"--example must lie in 0..{len(questions) - 1}, is {number}.")
     question = questions[number]
     pictures: list[str] = []
     for i, ref in enumerate(question.images):
         name = f"examples/{number}{f'-{i}' if i else ''}.png"
-        run.root.write_bytes(name, store.get(ref))
+        picture = kept.get(ref)
+        store.put(picture)
+        run.root.write_bytes(name, picture)
         pictures.append(f"{run.root.address}/{name}")
     console.print(f"example {number} ({question.kind}): {question.text}", highlight=False, markup=False)
     for picture in pictures:

@@ -20,6 +20,7 @@ from workflows.embedded.entities import WorldSettings
 from workflows.embedded.pictures import render
 from workflows.embedded.questions import Draft, MixSettings, draft_questions
 from workflows.embedded.web import ensure_web
+from workflows.run_folder import RunFolder
 from workflows.settings import Settings
 
 WORLD = WorldSettings(head=4, tail_train=8, tail_test=8)
@@ -40,9 +41,17 @@ def row(draft: Draft, picture: bytes | None = None) -> dict:
     }
 
 
+def outside(row: dict, folder: RunFolder) -> dict:
+    """The same question with its picture in the run's blobs, as `dataset.embed_images=false` leaves it."""
+    ref = folder.images().put(row["images"][0]["bytes"])
+    refs = [{"sha256": ref.sha256, "width": ref.width, "height": ref.height}]
+    return {**row, "images": [{"bytes": None}], "image_refs": refs}
+
+
 def parquet(rows: Sequence[dict]) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+    names = sorted({name for row in rows for name in row})
+    pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), sink)
     return sink.getvalue()
 
 
@@ -52,7 +61,8 @@ def run_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = ensure_web(Folder(root / "world"), WORLD)
     drafts = list(draft_questions(world, MixSettings(), "test", 5, 0))
     broken = {**row(drafts[0], b"no picture"), "data_id": "broken"}
-    Folder(root / "dataset/questions/test").write_bytes("00.parquet", parquet([*map(row, drafts), broken]))
+    rows = [row(drafts[0]), *(outside(row(draft), RunFolder.at(str(root))) for draft in drafts[1:])]
+    Folder(root / "dataset/questions/test").write_bytes("00.parquet", parquet([*rows, broken]))
     texts = [draft.text for draft in draft_questions(world, MixSettings(), "train", 50, 0)]
     save_tiny(texts, root / "sft/export", tags=TAGS, seed=1)
     save_tiny(texts, root / "grpo/export", tags=TAGS, seed=2)
