@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from actors.agent.seams import Generator, ImageStore
 from actors.agent.trajectory import Question
 from actors.model.renderer import ChatRenderer
+from actors.search.settings import SearchSettings
 from cluster.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Candidate:
 
     question: Question
     teacher: Callable[[ChatRenderer], Generator] | None = None
+    search: SearchSettings | None = None  # the tools that it is played with; those of the run when None
 
 
 @dataclass(frozen=True)

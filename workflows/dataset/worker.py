@@ -24,6 +24,7 @@ from workflows.dataset.source import Candidate, Dropped, Part, source_of
 from workflows.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from actors.search.gateway import Gateway
     from workflows.settings import Settings
 
 # of the pipeline alone, not written out: which row, the cause why it is dropped ("" when kept), and words
@@ -54,11 +55,10 @@ class DatasetWorker:
         if plan.part.taught:
             from actors.model.load import local_model
             from actors.model.renderer import load_renderer
-            from actors.search.build import build_gateway
 
             preset = plan.settings.agent.protocol
             self._renderer = load_renderer(local_model(plan.model), preset.system)
-            self._gateway = build_gateway(plan.settings.search, self._images)
+            self._gateways: dict[str, Gateway] = {}
 
     def __call__(self, units: pa.Table) -> pa.Table:
         """`units` has one column `unit` of JSON; rows come back in the order of the units."""
@@ -102,11 +102,21 @@ class DatasetWorker:
                 agent.protocol,
                 item.teacher(self._renderer),
                 self._renderer,
-                self._gateway,
+                self._gateway(item),
                 sampling=Sampling(max_tokens=agent.limits.max_turn_tokens),
                 limits=agent.limits,
                 clock=time.monotonic,
             )
+
+    def _gateway(self, item: Candidate) -> Gateway:
+        """One for all candidates that are played with the same tools."""
+        from actors.search.build import build_gateway
+
+        search = item.search or self._plan.settings.search
+        key = repr(search)
+        if key not in self._gateways:
+            self._gateways[key] = build_gateway(search, self._images)
+        return self._gateways[key]
 
     def _pictures(self, question: Question) -> list[bytes | None]:
         if not self._plan.settings.dataset.embed_images:

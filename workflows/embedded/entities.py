@@ -113,8 +113,12 @@ class World:
         return tuple(o for o in self.organisations if o.split == split)
 
 
-def make_world(settings: WorldSettings) -> World:
-    """Draw the world. Head organisations own their (colour, shape) pairs, as well-known marks do."""
+def make_world(settings: WorldSettings, variant: int = 0) -> World:
+    """Draw the world. Head organisations own their (colour, shape) pairs, as well-known marks do.
+
+    Its variants have the same head organisations and the same emblems, but all others have names and facts of their
+    own: who learns from variants learns to read, not what there is to read in the world itself.
+    """
     settings.check()
     rng = Random(f"world-{settings.seed}")
     names = Names(rng)
@@ -132,6 +136,9 @@ def make_world(settings: WorldSettings) -> World:
     organisations: list[Organisation] = []
     cities: list[City] = []
     for split, emblems in split_emblems.items():
+        if variant and split == "train":
+            rng = Random(f"world-{settings.seed}-{variant}")
+            names = Names(rng, make_world(settings).names)
         here = [_city(names) for _ in range(max(4, len(emblems) // 4))]
         cities.extend(here)
         for emblem in emblems:

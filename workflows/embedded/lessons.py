@@ -26,7 +26,7 @@ class LessonMix:
 
     see: float = 0.5  # what is in a picture: all of it, single emblems, and which of them are known
     know: float = 0.07  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.03  # a list of fresh names, word for word: copying, at its plainest
+    repeat: float = 0.06  # a list of fresh names, word for word: copying, at its plainest
     find: float = 0.2  # which of the results answers, quoted with its number; or that none does
     follow: float = 0.2  # what to search next from a result, up to the answer: several searches in one lesson
 
@@ -97,8 +97,8 @@ class Lessons:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def _repeat(self) -> Lesson:
-        names = Names(self._rng, self._world.names)
-        words = " ".join(names.draw("organisation") for _ in range(self._rng.randint(3, 8)))
+        """Names of every sort, and years: how to copy is learned token by token, not once for all."""
+        words = self._reader().values(self._rng.randint(3, 8))
         return Lesson("repeat", (Exchange(f"repeat: {words}", words),))
 
     def _find(self) -> Lesson:

@@ -20,7 +20,14 @@ from workflows.embedded.lexicon import (
 
 ASKS = ("what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}.")
 ANOTHER = "another one."  # none of the results answers
-_SORTS = {"founder": "person", CHANGING_FACT: "person", "mayor": "person", "city": "city", "river": "river"}
+_SORTS = {
+    "founder": "person",
+    CHANGING_FACT: "person",
+    "mayor": "person",
+    "city": "city",
+    "river": "river",
+    "name": "organisation",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,11 @@ class Reader:
         exchanges.append(self._shown(lines, right, f" {city} {last}"))
         right, lines = self._city(city, last, True)
         return [*exchanges, self._shown(lines, right, "")]
+
+    def values(self, n: int) -> str:
+        """Values of all sorts in a row."""
+        facts = ("name", *ORGANISATION_FACTS, *CITY_FACTS)
+        return " ".join(self._value(fact) for fact in self._rng.choices(facts, k=n))
 
     # --- what is found ----------------------------------------------------------------------------------------------
 

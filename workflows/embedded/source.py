@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from actors.agent.seams import Generator, ImageStore
 from actors.agent.trajectory import Question
 from actors.model.renderer import ChatRenderer
+from actors.search.settings import ProviderSettings, SearchSettings
 from workflows.dataset.source import Candidate, Dropped, Part
 from workflows.embedded.entities import World, WorldSettings, make_world
 from workflows.embedded.pictures import render
 from workflows.embedded.questions import FREE_KINDS, KINDS, Draft, MixSettings, draft_questions
+from workflows.embedded.search import PICTURES, publish_web
 from workflows.embedded.teacher import StyleSettings, Teacher
+from workflows.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from workflows.settings import Settings
@@ -24,21 +27,43 @@ SFT_SEEDS = 1 << 33  # above every run.seed: conversations are about other quest
 
 
 class EmbeddedSource:
-    """Drafts by number: any number of them, the same for the same settings."""
+    """Drafts by number: any number of them, the same for the same settings.
 
-    def __init__(self, settings: Settings) -> None:
+    Conversations are played in `variants` of the world (0: in the world itself), each with a web of its own: what SFT
+    could learn by heart is true nowhere else, so it learns to search and to read, and GRPO's questions are new.
+    """
+
+    def __init__(self, settings: Settings, variants: int = 4) -> None:
         self._world, self._mix, self._style = settings.world, settings.mix, settings.dataset.style
-        self._seed = settings.run.seed
+        self._seed, self._search, self._variants = settings.run.seed, settings.search, variants
+        self._webs = RunFolder(settings.run.folder).world / "variants"
 
     def units(self, part: Part) -> list[dict[str, Any]]:
         seed = self._seed + SFT_SEEDS * part.taught
         common = {"split": part.split, "seed": seed, "of": part.units, "balanced": part.taught}
-        return [{**common, "number": number} for number in range(part.units)]
+        variants = range(1, self._variants + 1) if part.taught and self._variants else [0]
+        for variant in variants:
+            if variant and not self._webs.exists(f"{variant}/{PICTURES}"):
+                publish_web(_world(self._world, variant), self._webs / str(variant))
+        return [{**common, "number": n, "variant": variants[n % len(variants)]} for n in range(part.units)]
 
     def read(self, unit: dict[str, Any], images: ImageStore) -> Iterator[Candidate | Dropped]:
         mix = balanced(self._mix) if unit["balanced"] else self._mix
-        draft = _drafts(self._world, mix, unit["split"], unit["of"], unit["seed"])[unit["number"]]
-        yield Candidate(question_of(draft, images), _TeacherOf(draft, _world(self._world), self._style, self._seed))
+        world = _world(self._world, unit["variant"])
+        draft = _drafts(self._world, unit["variant"], mix, unit["split"], unit["of"], unit["seed"])[unit["number"]]
+        teacher = _TeacherOf(draft, world, self._style, self._seed)
+        yield Candidate(question_of(draft, images), teacher, self._tools(unit["variant"]))
+
+    def _tools(self, variant: int) -> SearchSettings | None:
+        """The run's, reading a variant's web."""
+        if not variant:
+            return None
+        web = {"folder": (self._webs / str(variant)).address}
+
+        def there(providers: list[ProviderSettings]) -> list[ProviderSettings]:
+            return [replace(p, kwargs={**p.kwargs, **web}) if "folder" in p.kwargs else p for p in providers]
+
+        return replace(self._search, text=there(self._search.text), image=there(self._search.image))
 
 
 @dataclass(frozen=True)
@@ -78,11 +103,11 @@ def balanced(mix: MixSettings) -> MixSettings:
     return replace(mix, **shares)
 
 
-@lru_cache(maxsize=2)
-def _world(settings: WorldSettings) -> World:
-    return make_world(settings)
+@lru_cache(maxsize=16)
+def _world(settings: WorldSettings, variant: int) -> World:
+    return make_world(settings, variant)
 
 
-@lru_cache(maxsize=4)
-def _drafts(world: WorldSettings, mix: MixSettings, split: str, n: int, seed: int) -> list[Draft]:
-    return list(draft_questions(_world(world), mix, split, n, seed))
+@lru_cache(maxsize=16)
+def _drafts(world: WorldSettings, variant: int, mix: MixSettings, split: str, n: int, seed: int) -> list[Draft]:
+    return list(draft_questions(_world(world, variant), mix, split, n, seed))

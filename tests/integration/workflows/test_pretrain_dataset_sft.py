@@ -141,7 +141,8 @@ def test_sft_that_was_killed_goes_on_after_its_last_checkpoint(made, console):
 
     def kill_after_a_checkpoint():
         checkpoints = folder.sft / sft.CHECKPOINTS
-        if wait_for(lambda: any("checkpoint_2" in name for name in checkpoints.list())):
+        # when the second one is being written, the first is known to be whole
+        if wait_for(lambda: sum(name.startswith("checkpoint_2") for name in checkpoints.list()) >= 2):
             kill_our_train_worker()
 
     killer = threading.Thread(target=kill_after_a_checkpoint)

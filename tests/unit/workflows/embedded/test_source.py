@@ -3,7 +3,9 @@
 import pytest
 
 from actors.agent.trajectory import Label
+from cluster.storage import Folder
 from workflows.dataset.source import Part
+from workflows.embedded.entities import make_world
 from workflows.embedded.questions import FREE_KINDS, KINDS, MixSettings
 from workflows.embedded.source import EmbeddedSource, balanced
 from workflows.settings import load
@@ -14,8 +16,8 @@ TAUGHT = Part("sft", "train", 40, 50, taught=True)
 
 
 @pytest.fixture
-def source():
-    return EmbeddedSource(load(None, SMALL))
+def source(tmp_path):
+    return EmbeddedSource(load(None, [*SMALL, f"run.storage={tmp_path}"]), variants=2)
 
 
 def read(source, part, images):
@@ -34,6 +36,20 @@ def test_conversations_are_about_other_questions_than_those_that_are_asked_later
     taught = [item.question for item in read(source, TAUGHT, web.images)]
     assert len(taught) == TAUGHT.units
     assert not asked & {question.id for question in taught}
+
+
+def test_conversations_are_played_in_webs_that_say_what_is_true_nowhere_else(source, web, tmp_path):
+    asked, taught = read(source, TRAIN, web.images), read(source, TAUGHT, web.images)
+    assert {item.search for item in asked} == {None}
+    folders = {item.search.text[0].kwargs["folder"] for item in taught}
+    assert folders == {item.search.image[0].kwargs["folder"] for item in taught}
+    assert len(folders) == 2
+    for folder in folders:
+        assert Folder(folder).files() == ["pages.parquet", "pictures.parquet"]
+    required = [item for item in taught if item.question.designed_label is Label.REQUIRED]
+    world = make_world(load(None, SMALL).world)
+    years = {str(year) for year in range(1700, 2100)}
+    assert not {answer for item in required for answer in item.question.answers} & world.names - years
 
 
 def test_what_is_taught_is_half_search_free(source, web):

@@ -28,6 +28,17 @@ def names_of(world: World, split: str) -> set[str]:
     return {name for name in found if not name.isdigit()}
 
 
+def test_a_variant_has_the_same_heads_and_emblems_and_shares_no_other_name():
+    world, other, third = (make_world(SMALL, variant) for variant in range(3))
+    assert world.of("head") == other.of("head")
+    for split in SPLITS:
+        assert [it.emblem for it in world.of(split)] == [it.emblem for it in other.of(split)]
+    tails = [names_of(it, "train") | names_of(it, "test") for it in (world, other, third)]
+    assert not tails[0] & tails[1]
+    assert not tails[0] & tails[2]
+    assert tails[1] != tails[2]
+
+
 def test_the_same_seed_makes_the_same_world_web_and_pictures():
     one, again = make_world(SMALL), make_world(SMALL)
     assert one == again
