@@ -24,11 +24,11 @@ from workflows.embedded.reading import ANOTHER, ASKS, Exchange, Reader
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    see: float = 0.5  # what is in a picture: all of it, single emblems, and which of them are known
+    see: float = 0.62  # what is in a picture: all of it, single emblems, and which of them are known
     know: float = 0.07  # facts of head organisations, or that a name is unknown
     repeat: float = 0.06  # a list of fresh names, word for word: copying, at its plainest
-    find: float = 0.2  # which of the results answers, quoted with its number; or that none does
-    follow: float = 0.2  # what to search next from a result, up to the answer: several searches in one lesson
+    find: float = 0.12  # which of the results answers, quoted with its number; or that none does
+    follow: float = 0.13  # what to search next from a result, up to the answer: several searches in one lesson
 
 
 @dataclass(frozen=True)
