@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ def load(
 
 def find(source: str | Path, shipped: Path | None) -> Path:
     """The file that `source` means; raises UserError with the names that there are."""
+    if not str(source).strip():
+        raise UserError("The configuration file's name is empty; leave it out for the default.")
     path = Path(source)
     candidates = [path]
     if shipped is not None and len(path.parts) == 1:
@@ -90,17 +93,23 @@ def _chain(path: Path, shipped: Path | None, above: tuple[Path, ...]) -> Iterato
     if path in above:
         raise UserError(f"{path} extends itself, through {' -> '.join(str(p) for p in above)}.")
     content = _read(path)
-    parents = content.pop("extends", [])
-    for parent in [parents] if isinstance(parents, str) else parents:
+    for parent in _parents(path, content.pop("extends", [])):
         beside = path.parent / parent
         yield from _chain(beside if beside.is_file() else find(parent, shipped), shipped, (*above, path))
     yield path, content
 
 
+def _parents(path: Path, extends: Any) -> list[str]:
+    names = [extends] if isinstance(extends, str) else extends
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"extends is {_shown(extends)} and must be a file's name or a list of them (in {path}).")
+    return names
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -138,7 +147,7 @@ def _apply(config: DictConfig, schema: type, content: Mapping[str, Any], origin:
         try:
             config = cast(DictConfig, OmegaConf.merge(config, nested))
         except OmegaConfBaseException as error:
-            raise UserError(f"{path} is {value!r} and must be {describe(kind)}{origin}.") from error
+            raise UserError(f"{path} is {_shown(value)} and must be {describe(kind)}{origin}.") from error
     return config
 
 
@@ -149,7 +158,7 @@ def _leaves(schema: type, content: Any, prefix: str, origin: str) -> Iterator[tu
             yield prefix, content, schema
             return
         raise UserError(
-            f"{prefix} is {content!r} and must be a section with the keys {', '.join(_keys(schema))}{origin}."
+            f"{prefix} is {_shown(content)} and must be a section with the keys {', '.join(_keys(schema))}{origin}."
         )
     hints = _hints(schema)
     for key, value in content.items():
@@ -166,6 +175,8 @@ def _leaves(schema: type, content: Any, prefix: str, origin: str) -> Iterator[tu
 
 def _check_items(kind: Any, value: Any, path: str, origin: str) -> None:
     """Unknown keys inside lists and dictionaries of dataclasses; their values are OmegaConf's to convert."""
+    if isinstance(value, Mapping) and typing.get_origin(kind) in (list, tuple):
+        raise UserError(f"{path} is {value!r} and must be {describe(kind)}, given whole{origin}.")
     item = _item_section(kind)
     if item is None or value is None:
         return
@@ -184,18 +195,26 @@ def _unknown(path: str, key: str, schema: type) -> str:
 
 
 def _finish(config: DictConfig, schema: type[Settings]) -> Settings:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{', '.join(missing)} must be given (as key=value or in the configuration file).")
     try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise UserError(f"{', '.join(missing)} must be given (as key=value or in the configuration file).")
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
+        if told := _told(error):
+            raise told from error
         where = getattr(error, "full_key", None) or "the configuration"
-        raise UserError(f"{where} cannot be resolved: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{where} cannot be resolved: {str(error).splitlines()[0].rstrip('.')}.") from error
     except (ValueError, TypeError) as error:  # a dataclass's own __post_init__
         raise UserError(f"The configuration is refused: {error}.") from error
     validate(settings)
     return cast(Settings, settings)
+
+
+def _told(error: BaseException | None) -> UserError | None:
+    """What a resolver said in its own words, which OmegaConf wraps."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def validate(settings: Any, prefix: str = "") -> None:
@@ -205,6 +224,8 @@ def validate(settings: Any, prefix: str = "") -> None:
         value = getattr(settings, field.name)
         for name, entry in _nested(value):
             validate(entry, f"{path}{name}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path} is {value!r} and must be a finite number.")
         for bound, (holds, words) in _RANGES.items():
             if bound in field.metadata and value is not None and not holds(value, field.metadata[bound]):
                 raise UserError(f"{path} is {value!r} and must be {words} {field.metadata[bound]!r}.")
@@ -228,8 +249,15 @@ def _nested(value: Any) -> Iterator[tuple[str, Any]]:
 # --- types --------------------------------------------------------------------------------------------------
 
 
+def _shown(value: Any) -> str:
+    """As it is written in YAML, where that differs from Python."""
+    return "null" if value is None else repr(value)
+
+
 def describe(kind: Any) -> str:
     """A type in words: what a key accepts."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return f"a section with the keys {', '.join(_keys(kind))}"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))

@@ -93,4 +93,4 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Set
 
     Raises cluster.errors.UserError.
     """
-    return config.load(Settings, source or DEFAULT, overrides, shipped=SHIPPED)
+    return config.load(Settings, DEFAULT if source is None else source, overrides, shipped=SHIPPED)

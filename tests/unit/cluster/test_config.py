@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from cluster.config import dump, load
 from cluster.errors import UserError
@@ -125,6 +126,10 @@ def test_unknown_keys_inside_dictionaries_of_sections_are_told():
         ("learner.steps=0", "learner.steps is 0 and must be at least 1"),
         ("learner.steps=1001", "at most 1000"),
         ("learner.lr=0", "learner.lr is 0.0 and must be more than 0"),
+        ("learner.lr=inf", "learner.lr is inf and must be a finite number"),
+        ("learner.lr=.nan", "learner.lr is nan and must be a finite number"),
+        ("learner.steps=null", "learner.steps is null and must be a whole number"),
+        ("chain.0=a", "chain is {'0': 'a'} and must be a list of text, given whole"),
         ("learner.steps", "not of the form key=value"),
         ("=3", "not of the form key=value"),
         ("learner.warmup=11", r"learner: warmup (11) must not exceed steps (10)"),
@@ -134,7 +139,34 @@ def test_a_wrong_value_is_told_what_is_accepted(word, says):
     assert says in refusal(word)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "name: a\nname: b"])
+@pytest.mark.parametrize("word", ["name=${nowhere}", "name=${name}", "learner=${nowhere}", "name=${no_resolver:1}"])
+def test_a_reference_that_leads_nowhere_is_one_sentence(word):
+    message = refusal(word)
+    assert "cannot be resolved" in message
+    assert "\n" not in message
+
+
+def test_what_a_resolver_says_to_the_person_is_said_as_it_is():
+    def refuses() -> str:
+        raise UserError("That folder cannot be used.")
+
+    OmegaConf.register_resolver("refuses", refuses, replace=True)
+    assert refusal("name=${refuses:}") == "That folder cannot be used."
+
+
+@pytest.mark.parametrize("extends", ["", "3", "[1]", "{a: 1}", "['']"])
+def test_extends_that_names_no_file_is_told_what_it_takes(tmp_path, extends):
+    path = write(tmp_path, "bad.yaml", f"extends: {extends}\n")
+    with pytest.raises(UserError, match="must be a file's name or a list of them"):
+        load(Root, path)
+
+
+def test_an_empty_file_name_is_not_the_default():
+    with pytest.raises(UserError, match="name is empty"):
+        load(Root, "")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "name: a\nname: b", "name: ${oops"])
 def test_a_file_that_is_no_configuration_is_one_sentence(tmp_path, text):
     path = write(tmp_path, "bad.yaml", text)
     with pytest.raises(UserError, match=r"bad\.yaml") as caught:
