@@ -27,7 +27,6 @@ class BlobStore:
 
     def __init__(self, cache: str | os.PathLike[str], behind: Folder | None = None) -> None:
         self._cache = Folder(cache)
-        self._cache.local_path.mkdir(parents=True, exist_ok=True)
         self._behind = behind
 
     def put(self, data: bytes) -> str:

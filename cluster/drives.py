@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from cluster.errors import UserError
 
@@ -24,6 +24,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CONNECT_S, READ_S = 10.0, 60.0  # for one request to S3; it is tried again ATTEMPTS times, ever more slowly
 ATTEMPTS = 5
+
+
+class S3Failed(UserError, ConnectionError):
+    """S3 cannot be reached, or does not understand what it is asked. An OSError, as every failure of a file is."""
+
+
+class S3Forbidden(UserError, PermissionError):
+    """These credentials may not do that."""
 
 
 class Drive(Protocol):
@@ -129,7 +137,7 @@ def _umask() -> int:
 
 
 def _as_os_error(call: Callable[P, T]) -> Callable[P, T]:
-    """What botocore raises by itself, as what callers of a file expect."""
+    """What botocore raises by itself, as what callers of a file expect, and as a sentence for who typed the address."""
 
     @wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -142,7 +150,11 @@ def _as_os_error(call: Callable[P, T]) -> Callable[P, T]:
                 "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
             ) from error
         except BotoCoreError as error:
-            raise ConnectionError(str(error)) from error
+            told = " ".join(str(error).split()).rstrip(".")
+            raise S3Failed(f"S3 failed: {told}; check the address, AWS_ENDPOINT_URL and the network.") from error
+        except PermissionError as error:
+            told = " ".join(str(error).split()).rstrip(".")
+            raise S3Forbidden(f"S3 refuses access: {told}; check the bucket's name and the credentials.") from error
 
     return wrapped
 
@@ -163,6 +175,8 @@ class S3Drive:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if "endpoint_override" in given:
             endpoint = f"{given.get('scheme', 'https')}://{given['endpoint_override']}"
+        if endpoint and not (urlsplit(endpoint).scheme in ("http", "https") and urlsplit(endpoint).netloc):
+            raise UserError(f"The endpoint of S3 is {endpoint!r} and must be like http://host:port.")
         self._files: Any = s3fs.S3FileSystem(
             endpoint_url=endpoint,
             client_kwargs={"region_name": given["region"]} if "region" in given else {},

@@ -202,6 +202,12 @@ class Folder:
         try:
             self.write_bytes(probe, b"")
             self.delete(probe)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"{self.address} cannot be written to: {error.filename} is a file, not a folder."
+            ) from error
+        except UserError:
+            raise
         except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.address} cannot be written to: {reason}") from error
+            reason = (error.strerror or str(error)).splitlines()[0].rstrip(".")
+            raise UserError(f"{self.address} cannot be written to: {reason}.") from error

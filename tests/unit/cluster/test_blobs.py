@@ -13,6 +13,12 @@ from cluster.blobs import BlobMissing, BlobStore
 from cluster.storage import Folder
 
 
+def test_a_store_makes_no_folder_before_it_has_something_to_keep(tmp_path):
+    store = BlobStore(tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+    assert store.get(store.put(b"picture")) == b"picture"
+
+
 @given(st.lists(st.binary(max_size=64), max_size=8))
 def test_every_blob_is_kept_once_under_its_hash(tmp_path_factory, blobs):
     folder = tmp_path_factory.mktemp("blobs")
