@@ -203,9 +203,7 @@ class Folder:
             self.write_bytes(probe, b"")
             self.delete(probe)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(
-                f"{self.address} cannot be written to: {error.filename} is a file, not a folder."
-            ) from error
+            raise UserError(f"{self.address} cannot be written to: it is a file, or lies below one.") from error
         except UserError:
             raise
         except OSError as error:

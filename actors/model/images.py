@@ -13,6 +13,9 @@ MAX_BYTES = 20 << 20
 MAX_PIXELS = 40_000_000  # a 7,000 x 5,700 photograph; anything above is scaled down by every processor anyway
 MAX_ASPECT = 200  # longer side to shorter side; Qwen2-VL's smart_resize refuses more
 
+# what cameras and the web use; the others' decoders are old code, and some start programs (EPS: Ghostscript)
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
 
 class BlobImages:
     """An `agent.seams.ImageStore`. Can be pickled to any process that reaches the blobs."""
@@ -38,14 +41,14 @@ def measure(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXEL
 
     Size and pixels are checked before anything is decoded, so that a decompression bomb costs nothing.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if len(data) > max_bytes:
         raise ImageRefused(f"an image of {len(data)} bytes is over the limit of {max_bytes}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 width, height = picture.size
                 if width * height > max_pixels:
                     raise ImageRefused(f"an image of {width} x {height} pixels is over the limit of {max_pixels}")
@@ -53,9 +56,11 @@ def measure(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXEL
                     raise ImageRefused(f"an image of {width} x {height} pixels is narrower than 1 to {MAX_ASPECT}")
                 picture.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageRefused(f"the image is too large: {error}") from error
+        raise ImageRefused(f"an image of far more pixels than the limit of {max_pixels}") from error
+    except UnidentifiedImageError as error:
+        raise ImageRefused(f"this is no image of a known kind ({', '.join(FORMATS)})") from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageRefused):
             raise
-        raise ImageRefused(f"this is not a whole image: {error}") from error
+        raise ImageRefused(f"this is not a whole image: {str(error).rstrip('.')}") from error
     return width, height

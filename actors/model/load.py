@@ -37,7 +37,8 @@ def check_model_folder(path: str | os.PathLike[str]) -> None:
     if not folder.is_dir():
         raise UserError(f"There is no model folder at {folder}.")
     config = _json(folder / "config.json")
-    found = config.get("architectures") or ["an unnamed architecture"]
+    found = config.get("architectures")
+    found = found if isinstance(found, list) and found else ["an unnamed architecture"]
     if ARCHITECTURE not in found:
         raise UserError(f"{folder} holds {', '.join(map(str, found))}; this project runs {ARCHITECTURE}.")
     for names, what in ((_TOKENIZER, "tokenizer"), (_PROCESSOR, "image processor")):

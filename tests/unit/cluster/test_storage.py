@@ -107,7 +107,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     Path(tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to") as caught:
         Folder(tmp_path / "file/below").ensure_writable()
-    assert caught.value.message.endswith("is a file, not a folder.")
+    assert caught.value.message.endswith("it is a file, or lies below one.")
     assert "\n" not in caught.value.message
     Folder(tmp_path / "fine").ensure_writable()
     assert Folder(tmp_path / "fine").list() == []

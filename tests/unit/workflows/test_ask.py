@@ -50,7 +50,7 @@ def test_a_checkpoint_that_is_none_is_refused(ask, tmp_path):
 def test_a_picture_that_is_none_or_cut_off_is_refused(ask, tmp_path, picture):
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    assert f"{text} cannot be used: this is not a whole image" in ask("--image", str(text), "what?")
+    assert f"{text} cannot be used: this is no image of a known kind" in ask("--image", str(text), "what?")
     noise = io.BytesIO()
     Image.effect_noise((300, 300), 90).save(noise, "PNG")
     picture.write_bytes(noise.getvalue()[:-4000])

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -34,6 +36,29 @@ def test_the_same_bytes_are_one_image(images):
 def test_what_is_no_whole_image_is_refused(images, data):
     with pytest.raises(ImageRefused):
         images.put(data)
+
+
+@pytest.mark.parametrize(
+    "head", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", b"<svg/>", b"P6 1 1 255 abc"]
+)
+def test_kinds_of_images_that_start_programs_or_old_decoders_are_not_opened(images, head):
+    with pytest.raises(ImageRefused, match=r"no image of a known kind \(PNG, JPEG"):
+        images.put(head)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_what_cameras_and_the_web_use_is_let_in(images, format):
+    out = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(out, format=format)
+    assert images.put(out.getvalue()).width == 8
+
+
+def test_a_decompression_bomb_is_refused_undecoded_in_a_plain_sentence(images):
+    bomb = bytearray(png())
+    bomb[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    with pytest.raises(ImageRefused, match=r"far more pixels than the limit of 40000000$"):
+        images.put(bytes(bomb))
 
 
 def test_too_many_pixels_are_refused_before_decoding(tmp_path):

@@ -81,6 +81,12 @@ def test_another_architecture_is_refused_by_name(folder):
     assert "holds LlamaForCausalLM" in _refusal(folder)
 
 
+@pytest.mark.parametrize("value", [None, 5, [], "Qwen2_5_VLForConditionalGeneration"])
+def test_a_config_that_lists_no_architecture_is_refused(folder, value):
+    (folder / "config.json").write_text(json.dumps({"architectures": value}))
+    assert "holds an unnamed architecture" in _refusal(folder)
+
+
 def test_a_broken_config_is_refused(folder):
     (folder / "config.json").write_text("{")
     assert "cannot be read" in _refusal(folder)
