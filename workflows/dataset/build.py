@@ -45,7 +45,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
         ensure_web(folder.world, settings.world)
     source_of(settings)  # a wrong path is found before anything is started
     report = _report(folder.dataset)
-    due = [part for part in parts_of(settings) if _done(report, part) != identity_of(settings, part, folder)]
+    due = [part for part in parts_of(settings) if not _done(report, part, settings, folder)]
     if not due:
         console.print(f"dataset: all parts of this configuration are there already: {folder.dataset}")
         return
@@ -98,13 +98,17 @@ def tokenizer_of(base: Folder) -> str:
 
 def _report(folder: Folder) -> dict[str, Any]:
     try:
-        return folder.read_json(REPORT)
+        report = folder.read_json(REPORT)
     except (FileNotFoundError, ValueError):
         return {}
+    return report if isinstance(report, dict) else {}
 
 
-def _done(report: Mapping[str, Any], part: Part) -> Any:
-    return report.get(part.name, {}).get("identity")
+def _done(report: Mapping[str, Any], part: Part, settings: Settings, folder: RunFolder) -> bool:
+    """Whether a part was made from these settings, and is still there."""
+    told = report.get(part.name, {})
+    there = not told.get("rows") or any(name.endswith(".parquet") for name in (folder.dataset / part.name).list())
+    return there and told.get("identity") == identity_of(settings, part, folder)
 
 
 def _build(settings: Settings, part: Part, folder: RunFolder, console: Console) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.dataset.build import COUNTED, REPORT
 from workflows.dataset.checks import counted
+from workflows.dataset.conversations import shards_of
 from workflows.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -27,28 +29,46 @@ def run(settings: Settings, console: Console | None = None) -> None:
     """The command. Raise `UserError` where there is no dataset."""
     console = console or Console()
     folder = RunFolder(settings.run.folder).dataset
-    try:
-        report = folder.read_json(REPORT)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no dataset at {folder}: build it first (`mmsearch dataset build`).") from error
+    report = report_of(folder)
     console.print(f"dataset: {folder}", markup=False, highlight=False)
     console.print(sizes(report))
     for column in COUNTED:
         console.print(by_value(report, column))
     _tell_dropped(report, console)
     if report.get("sft", {}).get("rows"):
+        shards_of(folder / "sft")
         rows = list(read(folder / "sft", ["searches", "kind", "designed_label"]))
         console.print(searches(rows))
         for row in samples(folder / "sft"):
             console.print(rendered(row))
 
 
+def report_of(folder: Folder) -> Mapping[str, Any]:
+    """What the dataset's maker told of each part. Raise `UserError` where there is none, or none to be read."""
+    try:
+        report = folder.read_json(REPORT)
+        if all({"rows", "spare", "dropped", "listed", "counts", "seconds"} <= part.keys() for part in report.values()):
+            return report
+    except FileNotFoundError as error:
+        raise UserError(f"There is no dataset at {folder}: build it first (`mmsearch dataset build`).") from error
+    except (ValueError, AttributeError):  # torn, or of another form
+        pass
+    raise UserError(f"{folder}/{REPORT} cannot be read: build the dataset again (`mmsearch dataset build`).")
+
+
 def read(folder: Folder, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of all shards, these columns only."""
+    """Rows of all shards, these columns only. Raise `UserError` for a shard that is damaged."""
     for name in folder.files():
         if name.endswith(".parquet"):
-            with folder.open(name) as stream:
-                yield from pq.read_table(stream, columns=list(columns)).to_pylist()
+            try:
+                with folder.open(name) as stream:
+                    table = pq.read_table(stream, columns=list(columns))
+            except pa.ArrowException as error:
+                raise UserError(
+                    f"{folder}/{name} cannot be read: it is damaged or lacks a column of {', '.join(columns)};"
+                    f" delete {folder} and build it again (`mmsearch dataset build`)."
+                ) from error
+            yield from table.to_pylist()
 
 
 def sizes(report: Mapping[str, Any]) -> Table:
