@@ -53,15 +53,15 @@ def run(settings: Settings, console: Console | None = None) -> None:
             f"SFT: the {settings.sft.steps} steps of this configuration are done already: {folder.sft_export}"
         )
         return
-    if not state:
-        folder.sft.delete()
-        folder.sft.write_json(STATE, {"identity": identity, "complete": False})
     with runtime.connect(settings.cluster) as cluster:
         needed = {
             "CPU": settings.sft.ranks * settings.sft.rank_cpus,
             "GPU": settings.sft.ranks * settings.sft.rank_gpus,
         }
         cluster.require({name: amount for name, amount in needed.items() if amount}, "SFT")
+        if not state:  # what another configuration left goes when this one is known to start, not before
+            folder.sft.delete()
+            folder.sft.write_json(STATE, {"identity": identity, "complete": False})
         _train(settings, folder, model, source, identity, console)
 
 

@@ -59,7 +59,13 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
     """Run it to its end, or until it is stopped (KeyboardInterrupt, after a checkpoint)."""
     console = console or Console(stderr=True)
     plan.check()
-    if (model := Folder(plan.model)).is_local:
+    model = Folder(plan.model)
+    if not model.exists("config.json"):
+        raise UserError(
+            f"GRPO starts from the model at {model}, which is not there: run `mmsearch sft` first,"
+            " or name another one with grpo.start_from."
+        )
+    if model.is_local:
         check_model_folder(model.local_path)  # before anything is started; one on s3:// is checked by who loads it
     plan.folder.ensure_writable()
     if not resume:

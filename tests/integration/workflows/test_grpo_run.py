@@ -116,7 +116,7 @@ def test_a_run_ends_with_a_model_metrics_and_episodes(plan):
 def test_parts_that_do_not_fit_are_said_before_anything_starts(plan):
     with pytest.raises(UserError, match="max_model_len is 512"):
         train(replace(plan, limits=Limits(max_total_tokens=1024)))
-    with pytest.raises(UserError, match="There is no model folder"):
+    with pytest.raises(UserError, match="which is not there"):
         train(replace(plan, model=str(plan.folder.local_path / "nowhere")))
     with pytest.raises(UserError, match="no questions"):
         train(replace(plan, questions=Folder(plan.folder.local_path / "nowhere"), folder=plan.folder / "other"))
