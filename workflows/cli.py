@@ -7,6 +7,7 @@ Commands are thin: they load the settings and hand them to their stage, which is
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-dataset = typer.Typer(no_args_is_help=True, help="Make training data, or look at it.")
+dataset = typer.Typer(
+    no_args_is_help=True, help="Make training data, or look at it.", epilog="Example: `mmsearch dataset inspect`"
+)
 app.add_typer(dataset, name="dataset")
+
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")  # how a word that is a setting begins; a question has a blank before any `=`
 
 Config = Annotated[
     str | None,
@@ -52,7 +57,7 @@ def stage(where: str, config: str | None, overrides: list[str] | None, **options
         raise typer.Exit(130) from None
 
 
-@app.command()
+@app.command(epilog="Example: `mmsearch doctor --json`")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
@@ -120,13 +125,21 @@ def ask(
     for path in images:
         if not path.is_file():
             raise UserError(f"There is no picture at {path}.")
-    if example is not None and question and "=" in question:
-        question, words = None, [question, *words]  # an example brings its question: these are all settings
+    question, words = asked([question, *words] if question else words)
     options = {"question": question, "images": images, "checkpoint": checkpoint, "example": example}
     stage("workflows.ask:run", config, words, **options, as_json=as_json)
 
 
-@app.command(epilog="Example: `mmsearch demo run.seed=1`")
+def asked(words: list[str]) -> tuple[str | None, list[str]]:
+    """The question among the words, wherever it stands, and the settings. Raise `UserError` for several."""
+    overrides = [word for word in words if SETTING.match(word)]
+    others = [word for word in words if not SETTING.match(word)]
+    if len(others) > 1:
+        raise UserError(f'Put the question in quotes, as in `mmsearch ask "{" ".join(others)}"`.')
+    return (others[0] if others else None), overrides
+
+
+@app.command(epilog="Example: `mmsearch demo run.name=other run.seed=1`")
 def demo(overrides: Overrides = None, config: Config = None) -> None:
     """Run every stage on this machine, for real; stop with Ctrl-C, start again to continue."""
     stage("workflows.demo:run", config, overrides)

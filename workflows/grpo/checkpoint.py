@@ -132,7 +132,7 @@ class CheckpointStore:
             what = "; ".join(f"{key} was {identity.get(key)!r} and is {now.get(key)!r}" for key in changed)
             raise UserError(
                 f"checkpoint {name} belongs to another configuration: {what}."
-                " Set it back, or give the run another name."
+                f" Set it back, give the run another name, or delete {self._folder} to start anew."
             )
 
 

@@ -41,6 +41,14 @@ def test_a_missing_file_and_a_missing_picture_are_one_sentence(monkeypatch, caps
     assert capsys.readouterr().err == "mmsearch: There is no picture at nowhere.png.\n"
 
 
+def test_a_question_is_found_among_settings_and_must_be_quoted(monkeypatch, capsys):
+    assert cli.asked(["run.seed=1", "who is it?", "run.name=a"]) == ("who is it?", ["run.seed=1", "run.name=a"])
+    assert cli.asked(["what is x = 3?"]) == ("what is x = 3?", [])
+    assert cli.asked(["run.seed=1"]) == (None, ["run.seed=1"])
+    assert call(monkeypatch, "ask who founded it run.seed=1") == 2
+    assert capsys.readouterr().err == 'mmsearch: Put the question in quotes, as in `mmsearch ask "who founded it"`.\n'
+
+
 def test_the_stage_gets_the_settings_with_the_words_applied(monkeypatch):
     seen = []
     put_stage(monkeypatch, seen.append)
