@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
+from cluster.errors import UserError
 from cluster.footprint import MemoryWatch
 from cluster.storage import Folder
 from workflows.stage import Due, Stage, StageBook, fingerprints, remaining
@@ -55,6 +56,7 @@ STAGES = (
         settings=("grpo", "learner", "engine", "agent", "search", "reward", "run.seed"),
         needs=("dataset", "sft"),
         outputs=("grpo/export/config.json",),
+        refuses=True,
     ),
     Stage(
         "evaluate",
@@ -95,6 +97,12 @@ class Play:
 
     def all(self, stages: Sequence[Stage]) -> None:
         marks = fingerprints(stages, self.settings)
+        if mixture := self.book.mixture(stages, marks):
+            folder = self.settings.run.folder
+            raise UserError(
+                f"The run at {folder} has another configuration ({mixture}): give this one a run.name of its own,"
+                " or delete that folder."
+            )
         self._announce(stages, marks)
         for number, stage in enumerate(stages, start=1):
             self._one(stage, marks[stage.name], f"{number}/{len(stages)}")

@@ -40,6 +40,7 @@ class Stage:
     needs: tuple[str, ...] = ()  # stages that it builds on
     outputs: tuple[str, ...] = ()  # in the run's folder; all exist once it is complete
     ray: bool = True  # uses Ray
+    refuses: bool = False  # to go on where what it had built on was made anew
     version: int = 1  # raise it when the code makes other outputs from the same settings
 
 
@@ -98,6 +99,15 @@ class StageBook:
             return Due.CHANGED
         there = all(self._folder.exists(output) for output in stage.outputs)
         return Due.REUSED if found.complete and there else Due.CONTINUED
+
+    def mixture(self, stages: Sequence[Stage], marks: Mapping[str, str]) -> str:
+        """What would be made anew under a stage that then refuses to go on, in words; "" when nothing would."""
+        due = {stage.name: self.due(stage, marks[stage.name]) for stage in stages}
+        for stage in stages:
+            changed = [name for name in stage.needs if due[name] is Due.CHANGED]
+            if stage.refuses and due[stage.name] is not Due.NEW and changed:
+                return f"{stage.name} was made from another {' and '.join(changed)}"
+        return ""
 
     def spent(self, stage: Stage, fingerprint: str) -> float:
         """Seconds that earlier parts of this very stage took."""

@@ -77,6 +77,18 @@ def test_another_configuration_is_not_reused_and_its_time_does_not_count(book, t
     assert (book.due(BASE, "g"), book.spent(BASE, "g")) == (Due.CHANGED, 0.0)
 
 
+def test_making_anew_what_a_later_stage_was_made_from_is_told_only_when_that_stage_refuses(book):
+    rl = replace(SFT, name="rl", needs=("base", "sft"), refuses=True)
+    stages, marks = (BASE, SFT, rl), {"base": "f", "sft": "f", "rl": "f"}
+    for stage in stages:
+        assert not book.mixture(stages, marks)
+        book.note(stage, "f", 1.0, complete=False)
+    assert not book.mixture(stages, marks)
+    assert not book.mixture(stages, {**marks, "rl": "g"})  # its own settings are its own business
+    assert book.mixture(stages, {"base": "f", "sft": "g", "rl": "g"}) == "rl was made from another sft"
+    assert not book.mixture((BASE, SFT, replace(rl, refuses=False)), {"base": "f", "sft": "g", "rl": "g"})
+
+
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"fingerprint": "f"}'])
 def test_a_marker_that_cannot_be_read_is_none(book, tmp_path, text):
     Folder(tmp_path).write_text("stages/base.json", text)
