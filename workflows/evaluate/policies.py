@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors.agent.prompts import PRESETS
+from actors.agent.prompts import GIVE_UP, PRESETS
 from actors.agent.protocol import (
     ANSWER,
     Action,
@@ -39,16 +39,24 @@ class Direct:
         free = await self._model.generate(segments, sampling, deadline=deadline)
         if free.stop != "end_of_turn" or self._renderer.forbidden(free.token_ids):
             return free
-        turn = parse_turn(self._renderer.decode(free.token_ids), Grammar())
-        if isinstance(turn.action, Answer):
+        if self._answers(free):
             return free
+        turn = parse_turn(self._renderer.decode(free.token_ids), Grammar())
         begun = _said(self._renderer.encode(f"<reason>{turn.reason}</reason><{ANSWER}>"), free)
         left = sampling.max_tokens - len(begun.token_ids)
         if left < 1:
             return _cut(begun, sampling.max_tokens)
         history = [*segments, Segment(SegmentKind.ACTION, begun.token_ids, begun.logprobs, begun.spans)]
         rest = await self._model.generate(history, replace(sampling, max_tokens=left), deadline=deadline)
-        return _joined(begun, rest)
+        joined = _joined(begun, rest)
+        if rest.stop != "end_of_turn" or self._answers(joined):
+            return joined
+        # it went on to search all the same: what it wrote before the next tag is its answer
+        plain = self._renderer.decode(rest.token_ids).partition("<")[0].strip()
+        return _said(self._renderer.action(render_turn(turn.reason, Answer(plain or GIVE_UP), Grammar())), joined)
+
+    def _answers(self, turn: Generation) -> bool:
+        return isinstance(parse_turn(self._renderer.decode(turn.token_ids), Grammar()).action, Answer)
 
 
 class Rag:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.agent.prompts import PRESETS
+from actors.agent.prompts import GIVE_UP, PRESETS
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Ending, SegmentKind, Tool
 from tests.unit.workflows.evaluate.evaluation_world import QUESTION, Finds, Scripted, play, renderer
@@ -44,6 +44,13 @@ async def test_direct_keeps_the_thought_and_makes_a_searching_turn_answer(words)
     assert words.decode(begun.token_ids).replace(" ", "") == "<reason>aredstarisunknown.</reason><answer>"
     assert model.rooms[1] == model.rooms[0] - len(begun.token_ids)  # the bound of the turn stays
     assert sum(span.end - span.start for span in actions(played)[0].spans) == len(actions(played)[0].token_ids)
+
+
+@pytest.mark.parametrize(("rest", "answer"), [("Ada <text_search>Velo</text_search>", "Ada"), (QUERY, GIVE_UP)])
+async def test_direct_does_not_search_even_when_the_model_insists(words, rest, answer):
+    model, tools = Scripted(words, [CROP, rest]), Finds()
+    played = await play(direct(model, words, QUESTION), words, tools)
+    assert (played.answer, played.tool_calls, tools.requests) == (answer, (), [])
 
 
 async def test_direct_that_has_no_room_for_an_answer_is_out_of_tokens(words):
