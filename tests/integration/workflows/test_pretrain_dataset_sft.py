@@ -132,17 +132,18 @@ def kill_our_train_worker():
             process.kill()
 
 
+NOTED = "checkpoint_manager_snapshot.json"  # Ray Train writes it when its controller has heard of a checkpoint
+
+
 @pytest.mark.slow  # two trainings, the first of which is killed
 @pytest.mark.timeout(900)
 def test_sft_that_was_killed_goes_on_after_its_last_checkpoint(made, console):
     folder = RunFolder(made().run.folder)
-    wanted = made("sft.steps=60", "sft.checkpoint_every=5", "sft.lr=1e-3")
+    wanted = made("sft.steps=200", "sft.checkpoint_every=5", "sft.lr=1e-3")
     folder.sft.delete()  # of other tests
 
     def kill_after_a_checkpoint():
-        checkpoints = folder.sft / sft.CHECKPOINTS
-        # when the second one is being written, the first is known to be whole
-        if wait_for(lambda: sum(name.startswith("checkpoint_2") for name in checkpoints.list()) >= 2):
+        if wait_for(lambda: (folder.sft / sft.CHECKPOINTS).exists(NOTED)):
             kill_our_train_worker()
 
     killer = threading.Thread(target=kill_after_a_checkpoint)
@@ -155,6 +156,6 @@ def test_sft_that_was_killed_goes_on_after_its_last_checkpoint(made, console):
 
     sft.run(wanted, console)
     assert folder.sft.read_json(sft.STATE)["complete"]
-    assert [line["step"] for line in metrics_of(folder.sft)] == list(range(1, 61))
+    assert [line["step"] for line in metrics_of(folder.sft)] == list(range(1, 201))
     assert "continuing after step" in console.file.getvalue()
-    assert len(before) < 60
+    assert len(before) < 200
