@@ -82,7 +82,10 @@ class StopRequested:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[StopRequested]:
-    """Within, the first Ctrl-C or SIGTERM only asks to stop; the second one interrupts at once."""
+    """Within, the first Ctrl-C or SIGTERM only asks to stop; the second one interrupts at once.
+
+    Raise KeyboardInterrupt at the end when it came too late to be heeded: what follows is not to begin.
+    """
     asked = StopRequested()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # only the main thread may handle signals
@@ -99,3 +102,5 @@ def stopped_by_signals() -> Iterator[StopRequested]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt(f"stopped by {asked.signal}")
