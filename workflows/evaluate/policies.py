@@ -24,7 +24,7 @@ from actors.agent.protocol import (
     render_turn,
 )
 from actors.agent.seams import Generation, Generator, Sampling
-from actors.agent.trajectory import IntArray, Question, Segment, SegmentKind, VersionSpan
+from actors.agent.trajectory import IntArray, Question, Segment, SegmentKind, VersionSpan, WeightVersion
 from actors.agent.untrusted import one_line
 from actors.model.renderer import ChatRenderer
 
@@ -110,8 +110,8 @@ def rag_mmsearch_r1(model: Generator, renderer: ChatRenderer, question: Question
 def _said(token_ids: Sequence[int] | IntArray, instead_of: Generation) -> Generation:
     """A turn with these ids in place of a sampled one, under the same version."""
     ids = np.asarray(token_ids, dtype=np.int32)
-    version = instead_of.spans[-1].version if instead_of.spans else 0
-    spans = (VersionSpan(version, 0, len(ids)),)  # type: ignore[arg-type]
+    version = instead_of.spans[-1].version if instead_of.spans else WeightVersion(0)
+    spans = (VersionSpan(version, 0, len(ids)),)
     return Generation(ids, np.zeros(len(ids), dtype=np.float32), spans, "end_of_turn")
 
 

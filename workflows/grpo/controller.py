@@ -62,6 +62,7 @@ class RunEnd:
     step: int
     complete: bool
     reason: str
+    stopped: bool = False  # somebody asked for it, perhaps too late to be heeded
 
 
 class Controller:
@@ -129,7 +130,7 @@ class Controller:
             await self._last_checkpoint()
         if self._failure:
             raise self._failure
-        return RunEnd(self.step, complete, self._stop_reason or "all steps are done")
+        return RunEnd(self.step, complete, self._stop_reason or "all steps are done", bool(self._stop_reason))
 
     async def _last_checkpoint(self) -> None:
         if self._failure and self.buffer.groups(GroupState.TAKEN):

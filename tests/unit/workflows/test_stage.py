@@ -82,6 +82,7 @@ def test_making_anew_what_a_later_stage_was_made_from_is_told_only_when_that_sta
     stages, marks = (BASE, SFT, rl), {"base": "f", "sft": "f", "rl": "f"}
     for stage in stages:
         assert not book.mixture(stages, marks)
+        assert not book.mixture(stages, dict.fromkeys(marks, "g"))  # nothing rests on it yet
         book.note(stage, "f", 1.0, complete=False)
     assert not book.mixture(stages, marks)
     assert not book.mixture(stages, {**marks, "rl": "g"})  # its own settings are its own business
