@@ -44,6 +44,10 @@ class Tool(StrEnum):
     IMAGE_SEARCH = "image_search"
 
 
+# What the first step of an episode can be: no search at all, or a search with text, the whole picture, or a part of it.
+FIRST_TOOLS = ("none", "text_search", "image_search", "crop")
+
+
 class Outcome(StrEnum):
     """How a tool call ended. `policy_error`: the model asked for the impossible; `infra_error`: the world failed."""
 
@@ -95,6 +99,8 @@ class Question:
     category: str = ""  # topic, as in FVQA
     kind: str = ""  # the shortest right path of tools, as its maker designed it; "" when unknown
     source: str = ""
+    first_tools: tuple[str, ...] = ()  # of FIRST_TOOLS: each is a right first step; () when unknown
+    tags: tuple[str, ...] = ()  # free words to break results down by
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     reward_model  {style: rule, ground_truth, candidate_answers: JSON list of str}
     data_source, image_urls, data_id, category
     kind, designed_label, measured_label
+    first_tools, tags  lists of str
     image_refs    [{sha256, width, height}], as many as images
 
 Conversations have two more: `segments`, token by token as the teacher and the tools wrote them, so that SFT learns
@@ -49,6 +50,8 @@ _OURS: list[tuple[str, pa.DataType]] = [
     ("designed_label", pa.string()),
     ("measured_label", pa.string()),
     ("image_refs", pa.list_(pa.struct(_REF))),
+    ("first_tools", pa.list_(pa.string())),
+    ("tags", pa.list_(pa.string())),
 ]
 _SEGMENT = pa.struct(
     [
@@ -83,6 +86,8 @@ def question_row(question: Question, pictures: Sequence[bytes | None]) -> dict[s
         "designed_label": question.designed_label.value,
         "measured_label": question.measured_label.value,
         "image_refs": [_ref_row(ref) for ref in question.images],
+        "first_tools": list(question.first_tools),
+        "tags": list(question.tags),
     }
 
 

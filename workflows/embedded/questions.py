@@ -65,6 +65,20 @@ class Draft:
     subject: Organisation | None  # None: only looking is asked
     emblem: Emblem | None  # what the question refers to in the picture; None: the organisation is named
     path: tuple[str, ...] = ()
+    unseen_wording: bool = False  # asked in words that are kept for the test split
+
+    @property
+    def first_tools(self) -> tuple[str, ...]:
+        """What a right first step is: the whole of a crowded picture finds nothing."""
+        if self.label is Label.FREE:
+            return ("none",)
+        if self.emblem is None:
+            return ("text_search",)
+        return ("crop",) if self.scene.crowded else ("crop", "image_search")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return (*["crowded"] * self.scene.crowded, *["unseen_wording"] * self.unseen_wording)
 
 
 def draft_questions(world: World, mix: MixSettings, split: str, n: int, seed: int) -> Iterator[Draft]:
@@ -83,6 +97,7 @@ class _Drafter:
     split: str
     rng: Random
     crowded: bool = field(init=False)
+    unseen_wording: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.crowded = self.rng.random() < self.mix.crowded
@@ -98,9 +113,10 @@ class _Drafter:
         scene = self._scene(None if named else subject)
         says_trade = kind == "refinement" and path != (CHANGING_FACT,) and named
         about = self._name(subject, says_trade) if named else self._reference(subject.emblem, scene)
+        text = self._ask(path, about)
         return Draft(
             id=id,
-            text=self._ask(path, about),
+            text=text,
             scene=scene,
             kind=kind,
             label=Label.FREE if kind in FREE_KINDS else Label.REQUIRED,
@@ -109,6 +125,7 @@ class _Drafter:
             subject=subject,
             emblem=None if named else subject.emblem,
             path=path,
+            unseen_wording=self.unseen_wording,
         )
 
     def _subject(self, kind: str) -> Organisation:
@@ -181,6 +198,7 @@ class _Drafter:
         """Of the three wordings, one is kept for the test questions of a manner of reference."""
         held_out = len(about.split()) % len(wordings)
         if self.split == "test" and self.rng.random() < 0.5:
+            self.unseen_wording = True
             return wordings[held_out]
         return wordings[(held_out + self.rng.randint(1, len(wordings) - 1)) % len(wordings)]
 

@@ -90,6 +90,8 @@ def question_of(draft: Draft, images: ImageStore) -> Question:
         category=draft.category,
         kind=draft.kind,
         source=NAME,
+        first_tools=draft.first_tools,
+        tags=draft.tags,
     )
 
 

@@ -4,6 +4,7 @@
     images         [{bytes}]                      reward_model  {ground_truth, candidate_answers: JSON list of str}
     category, data_source  str                    kind, designed_label, measured_label  str, ours, may be missing
     image_refs     [{sha256, width, height}], ours: of pictures whose bytes are null because they lie in the blobs
+    first_tools, tags  [str], ours, may be missing
 
 A row that is no question is dropped, counted and listed with its reason; so is an unreadable shard. Training goes on
 without.
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.agent.seams import ImageMissing, ImageRefused, ImageStore
-from actors.agent.trajectory import ImageRef, Label, Question
+from actors.agent.trajectory import FIRST_TOOLS, ImageRef, Label, Question
 from cluster.errors import UserError
 from cluster.storage import Folder
 
@@ -82,6 +83,8 @@ def question_of(row: Mapping[str, Any], images: ImageStore) -> Question:
         category=row.get("category") or "",
         kind=row.get("kind") or "",
         source=row.get("data_source") or "",
+        first_tools=_first_tools(row),
+        tags=_words(row, "tags"),
     )
 
 
@@ -96,6 +99,20 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise NoQuestion(f"{column} is {value!r}, not a text")
     return value
+
+
+def _words(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """A list of words; none where a foreign file has something else under this name."""
+    value = row.get(column)
+    return tuple(value) if isinstance(value, list) and all(isinstance(word, str) for word in value) else ()
+
+
+def _first_tools(row: Mapping[str, Any]) -> tuple[str, ...]:
+    named = _words(row, "first_tools")
+    unknown = [name for name in named if name not in FIRST_TOOLS]
+    if unknown:
+        raise NoQuestion(f"first_tools has {unknown[0]!r}; accepted: {', '.join(FIRST_TOOLS)}")
+    return named
 
 
 def _asked(row: Mapping[str, Any]) -> str:

@@ -58,7 +58,10 @@ def png(seed=0, side=28):
 
 
 def question(images=(), id="q1", label=Label.REQUIRED, answers=("red star", "a red star")):
-    return Question(id, "what is it?", tuple(images), answers, label, category="thing", kind="image", source="made")
+    return Question(
+        id, "what is it?", tuple(images), answers, label, category="thing", kind="image", source="made",
+        first_tools=("crop", "image_search"), tags=("crowded",),
+    )  # fmt: skip
 
 
 def action(*ids):

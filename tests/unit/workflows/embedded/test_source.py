@@ -52,6 +52,13 @@ def test_conversations_are_played_in_webs_that_say_what_is_true_nowhere_else(sou
     assert not {answer for item in required for answer in item.question.answers} & world.names - years
 
 
+def test_a_question_carries_its_right_first_steps_and_its_tags(source, web):
+    asked = [item.question for item in read(source, TRAIN, web.images)]
+    assert all(q.first_tools == ("none",) for q in asked if q.designed_label is Label.FREE)
+    assert all(q.first_tools and "none" not in q.first_tools for q in asked if q.designed_label is Label.REQUIRED)
+    assert {tag for q in asked for tag in q.tags} == {"crowded"}
+
+
 def test_what_is_taught_is_half_search_free(source, web):
     labels = [item.question.designed_label for item in read(source, TAUGHT, web.images)]
     assert 0.25 < labels.count(Label.FREE) / len(labels) < 0.75

@@ -167,6 +167,34 @@ def test_each_manner_of_asking_keeps_a_wording_for_the_test(drafts):
     assert wordings("test") & wordings("train")
 
 
+def opening(draft):
+    """What a question is opened with, and how long its reference is: what a wording is kept for."""
+    about = draft.subject.name if draft.emblem is None else draft.emblem.words
+    text = draft.text.replace(about, "X " * len(about.split())).replace(draft.path[-1] if draft.path else "?", "F")
+    return " ".join(text.split())
+
+
+def test_a_wording_that_is_tagged_as_unseen_is_never_asked_in_training_and_others_are(drafts):
+    seen = {opening(d) for d in drafts["train"] if d.subject}
+    unseen = [d for d in drafts["test"] if d.unseen_wording]
+    assert not any("unseen_wording" in d.tags for d in drafts["train"])
+    assert 0.3 < len(unseen) / sum(d.subject is not None for d in drafts["test"]) < 0.7
+    assert not {opening(d) for d in unseen} & seen
+    others = {opening(d) for d in drafts["test"] if d.subject and not d.unseen_wording}
+    assert len(others & seen) > 0.8 * len(others)
+
+
+def test_the_right_first_step_is_known_for_every_question(drafts):
+    for draft in [*drafts["train"], *drafts["test"]]:
+        assert ("crowded" in draft.tags) == (len(draft.scene.placed) > 1)
+        if draft.kind in ("looking", "head"):
+            assert draft.first_tools == ("none",)
+        elif draft.subject.name in draft.text:
+            assert draft.first_tools == ("text_search",)
+        else:
+            assert draft.first_tools == (("crop",) if draft.scene.crowded else ("crop", "image_search"))
+
+
 @pytest.mark.parametrize(
     "settings", [WorldSettings(head=1, tail_train=1, tail_test=1), WorldSettings(head=1, homonyms=0.99)]
 )

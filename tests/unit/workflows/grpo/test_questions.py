@@ -70,7 +70,17 @@ def test_rows_of_fvqa_without_our_columns_are_questions_too(tmp_path):
     folder = Folder(tmp_path)
     ours = ("kind", "designed_label", "measured_label", "category")
     shard(folder, "00.parquet", [{k: v for k, v in row("a").items() if k not in ours}])
-    assert load_questions(folder, Images()).by_id["a"].kind == ""
+    bare = load_questions(folder, Images()).by_id["a"]
+    assert (bare.kind, bare.first_tools, bare.tags) == ("", (), ())
+
+
+@pytest.mark.parametrize("others", [None, "animals", [{"name": "animal"}], 3])
+def test_what_a_foreign_file_calls_tags_is_none_of_ours_unless_it_is_a_list_of_words(tmp_path, others):
+    shard(Folder(tmp_path), "00.parquet", [row("a", tags=others)])
+    assert load_questions(Folder(tmp_path), Images()).by_id["a"].tags == ()
+    shard(Folder(tmp_path), "00.parquet", [row("a", tags=["animal"], first_tools=["none"])])
+    asked = load_questions(Folder(tmp_path), Images()).by_id["a"]
+    assert (asked.tags, asked.first_tools) == (("animal",), ("none",))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +93,7 @@ def test_rows_of_fvqa_without_our_columns_are_questions_too(tmp_path):
         ({"reward_model": {"ground_truth": "", "candidate_answers": "[]"}}, "no answer"),
         ({"reward_model": {"ground_truth": "x", "candidate_answers": "[x"}}, "not JSON"),
         ({"designed_label": "sometimes"}, "accepted: required, free, unknown"),
+        ({"first_tools": ["guess"]}, "accepted: none, text_search, image_search, crop"),
         ({"data_id": "good"}, "occurs twice"),
     ],
 )
