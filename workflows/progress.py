@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.storage import Folder
 from cluster.telemetry import Metrics
+from cluster.trackers import Tracking
 
 LINE_EVERY_S = 15.0  # between two lines where there is no terminal to draw a bar on
 
@@ -24,10 +25,18 @@ class TrainingProgress:
     `rates` are running means over the recent steps, by name; a kind that a step does not have keeps its last mean.
     """
 
-    def __init__(self, name: str, folder: Folder, steps: int, done: int = 0, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Folder,
+        steps: int,
+        done: int = 0,
+        console: Console | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
         self._name = name
         self._console = console or Console(stderr=True)
-        self._metrics = Metrics(folder, resume_at=done if done else None)
+        self._metrics = Metrics(folder, resume_at=done if done else None, tracking=tracking, say=self.say)
         self._bar = Progress(
             TextColumn(name),
             BarColumn(bar_width=20),

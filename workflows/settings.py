@@ -8,6 +8,8 @@ nor Ray.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,10 @@ from actors.learner.settings import LearnerSettings
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
 from actors.search.settings import SearchSettings
-from cluster import config
+from cluster import config, trackers
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
+from cluster.trackers import Tracking
 from workflows.dataset.settings import DatasetSettings
 from workflows.demo_settings import DemoSettings
 from workflows.embedded.entities import WorldSettings
@@ -55,8 +58,11 @@ class RunSettings:
     # a local path or s3://bucket/prefix; runs/<name> in the working directory when not given
     seed: int = field(default=0, metadata={"ge": 0, "lt": 2**32})
     # every random choice of the run follows from it
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    # who shows the curves besides metrics.jsonl: tensorboard | wandb | mlflow | trackio | package.module:Class
 
     def check(self) -> None:
+        trackers.check(self.trackers)
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ValueError(f"name is {self.name!r} and must be usable as a folder's name")
 
@@ -85,6 +91,11 @@ class Settings:
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     demo: DemoSettings = field(default_factory=DemoSettings)
+
+    def tracking(self, stage: str) -> Tracking:
+        """What the metrics of a stage are shown with, and under which name."""
+        plain = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return Tracking(tuple(self.run.trackers), f"{self.run.name}/{stage}", plain)
 
 
 def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:

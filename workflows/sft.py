@@ -140,7 +140,9 @@ def _watched(fit: Fit, settings: Settings, folder: Folder, console: Console) -> 
                 if progress is None:
                     if step > 1:
                         console.print(f"SFT: continuing after step {step - 1} of {settings.sft.steps}")
-                    watched = TrainingProgress("SFT", folder, settings.sft.steps, step - 1, console)
+                    watched = TrainingProgress(
+                        "SFT", folder, settings.sft.steps, step - 1, console, settings.tracking("sft")
+                    )
                     progress = stack.enter_context(watched)
                 if step > last:  # ranks that were started again repeat steps
                     progress.step(step, numbers, rates)

@@ -25,6 +25,7 @@ from actors.weights.transport import default_root
 from cluster.errors import UserError
 from cluster.runtime import Cluster, RuntimeSettings
 from cluster.storage import Folder
+from cluster.trackers import Tracking
 from workflows.grpo.ray_ports import RaySampler
 from workflows.grpo.settings import GrpoSettings
 
@@ -50,6 +51,7 @@ class Plan:
     grpo: GrpoSettings
     cluster: RuntimeSettings
     resolved: Mapping[str, Any]  # the configuration as it was given, for the manifest
+    tracking: Tracking | None = None  # who shows its curves
 
     def check(self) -> None:
         """Raise `UserError` for parts that do not fit each other."""

@@ -30,4 +30,5 @@ def plan_of(settings: Any) -> Plan:
         grpo=grpo,
         cluster=settings.cluster,
         resolved=dataclasses.asdict(settings),
+        tracking=settings.tracking("grpo"),
     )

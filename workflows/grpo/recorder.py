@@ -1,6 +1,6 @@
 """What a GRPO run leaves for people while it goes: a line per step, curves, and some of its episodes.
 
-    metrics.jsonl, tensorboard/        every number of every step (cluster/telemetry.py)
+    metrics.jsonl, tensorboard/, ...   every number of every step (cluster/telemetry.py, cluster/trackers.py)
     trajectories/step-000020.parquet   a bounded sample of the episodes that the step was trained on
     the terminal                       one line of progress that stands still; without a terminal, one per step
 
@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.agent.trajectory import Trajectory
 from cluster.storage import Folder
 from cluster.telemetry import Metrics
+from cluster.trackers import Tracking
 from workflows.grpo.ports import GroupResult, Payload
 from workflows.grpo.records import row_for_people
 
@@ -50,12 +51,19 @@ class RunRecorder:
     """`ports.Recorder` on a run's folder and a terminal. Use as a context manager."""
 
     def __init__(
-        self, folder: Folder, fetch: Fetch, steps: int, done: int, per_step: int, console: Console | None = None
+        self,
+        folder: Folder,
+        fetch: Fetch,
+        steps: int,
+        done: int,
+        per_step: int,
+        console: Console | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         """`done` steps of `steps` were made before; `per_step` trajectories are kept of each."""
         self._folder, self._fetch, self._per_step = folder, fetch, per_step
         self._console = console or Console(stderr=True)
-        self._metrics = Metrics(folder, resume_at=done if done else None)
+        self._metrics = Metrics(folder, resume_at=done if done else None, tracking=tracking, say=self.say)
         self._progress = Progress(
             TextColumn("GRPO"),
             BarColumn(bar_width=20),

@@ -25,6 +25,7 @@ from actors.model.load import check_model_folder
 from cluster import runtime
 from cluster.errors import UserError
 from cluster.storage import Folder
+from cluster.telemetry import TRACKED
 from workflows.grpo import manifest, start_check
 from workflows.grpo.cast import Cast, Plan
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore
@@ -34,7 +35,7 @@ from workflows.grpo.questions import Questions, load_questions
 from workflows.grpo.ray_ports import RayLearner, RaySaver, fetch, restored
 from workflows.grpo.recorder import RunRecorder
 
-LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", "export", manifest.FILE)
+LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", TRACKED, "export", manifest.FILE)
 SHOWN_REASONS = 3
 
 
@@ -152,7 +153,8 @@ async def _learn(plan: Plan, cast: Cast, start: Start, console: Console) -> tupl
     done = checkpoint.state.step if checkpoint else 0
     finished = restored(checkpoint, questions) if checkpoint else []
     g = plan.grpo
-    with RunRecorder(plan.folder, fetch, g.steps, done, g.trajectories_per_step, console) as recorder:
+    per_step = g.trajectories_per_step
+    with RunRecorder(plan.folder, fetch, g.steps, done, per_step, console, plan.tracking) as recorder:
         controller = Controller(
             g,
             questions,
