@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.agent.trajectory import Ending, Failure, Outcome, Question, SegmentKind, Tool, Trajectory
-from actors.reward.accuracy import exact_match, token_f1
+from actors.agent.trajectory import (
+    Ending,
+    Evidence,
+    Failure,
+    Outcome,
+    Question,
+    SegmentKind,
+    Tool,
+    ToolCall,
+    Trajectory,
+)
+from actors.reward.accuracy import contains_match, exact_match, token_f1
 from cluster.storage import Folder
 from workflows.grpo.records import trajectory_to
 from workflows.grpo.step_metrics import label_of
@@ -25,7 +36,9 @@ class Row:
     sample_index: int
     kind: str
     label: str  # free | required | unknown: whether the question needs a search
-    images: int
+    tags: tuple[str, ...]  # free words, as the question's maker gave them
+    first_tools: tuple[str, ...]  # the right first steps; () where they are not known
+    image_refs: tuple[str, ...]  # sha256 of the question's pictures
     question: str
     answers: tuple[str, ...]
     answer: str
@@ -35,7 +48,14 @@ class Row:
     image_searches: int  # the same, crops included
     crops: int  # image searches of a part of the picture
     searches_ok: int  # that found something
-    first_tool: str  # text_search | image_search | crop | ""
+    first_tool: str  # none | text_search | image_search | crop
+    first_hit: bool  # a gold answer stands in what the first search returned
+    evidence_hit: bool  # a gold answer stands in what any search returned
+    cited: bool  # the answer names evidence by number
+    cited_support: bool  # a gold answer stands in evidence that it names
+    cost_usd: float  # of all searches
+    judged: float | None  # the judge's verdict: 1 right, 0 wrong; None: not asked, or unknown
+    judge_says: str  # why; "" when no judge was asked
     format_ok: bool
     ending: str
     failure: str  # infra and data: the episode says nothing about the model
@@ -56,33 +76,42 @@ class Row:
         return self.failure not in (Failure.INFRA, Failure.DATA)
 
     @property
+    def unjudged(self) -> bool:
+        """Whether a judge was asked and its verdict is not known."""
+        return self.judged is None and self.judge_says != ""
+
+    @property
     def searches(self) -> int:
         return self.text_searches + self.image_searches
 
 
-SCHEMA = pa.schema(
-    [
-        (field.name, {"str": pa.large_string(), "int": pa.int32(), "float": pa.float64(), "bool": pa.bool_()}[name])
-        if (name := str(field.type)) in ("str", "int", "float", "bool")
-        else (field.name, pa.list_(pa.string()))
-        for field in fields(Row)
-    ]
-)
+_COLUMNS = {
+    "str": pa.large_string(),
+    "int": pa.int32(),
+    "float": pa.float64(),
+    "float | None": pa.float64(),
+    "bool": pa.bool_(),
+    "tuple[str, ...]": pa.list_(pa.string()),
+}
+SCHEMA = pa.schema([(field.name, _COLUMNS[str(field.type)]) for field in fields(Row)])
+_LISTS = [field.name for field in fields(Row) if str(field.type) == "tuple[str, ...]"]
 
 
 def row_of(arm: str, question: Question, trajectory: Trajectory, attempts: int = 1) -> Row:
     """Hold an episode against its question. An episode without an answer is wrong."""
     done = [call for call in trajectory.tool_calls if call.executed]
     looked = [call for call in done if call.request.tool is Tool.IMAGE_SEARCH]
-    crops = [call for call in looked if call.request.query or call.request.box]
     counts = trajectory.failure not in (Failure.INFRA, Failure.DATA)
+    cited = [item for item in trajectory.evidence if item.number in trajectory.citations]
     return Row(
         arm=arm,
         question_id=question.id,
         sample_index=trajectory.sample_index,
         kind=question.kind or "unknown",
         label=label_of(question).value,
-        images=len(question.images),
+        tags=question.tags,
+        first_tools=question.first_tools,
+        image_refs=tuple(ref.sha256 for ref in question.images),
         question=question.text,
         answers=question.answers,
         answer=trajectory.answer,
@@ -90,9 +119,16 @@ def row_of(arm: str, question: Question, trajectory: Trajectory, attempts: int =
         f1=token_f1(trajectory.answer, question.answers) if counts else 0.0,
         text_searches=sum(call.request.tool is Tool.TEXT_SEARCH for call in done),
         image_searches=len(looked),
-        crops=len(crops),
+        crops=sum(_name_of(call) == "crop" for call in looked),
         searches_ok=sum(call.result.outcome is Outcome.OK for call in done),
-        first_tool=("crop" if done[0] in crops else done[0].request.tool.value) if done else "",
+        first_tool=_name_of(done[0]) if done else "none",
+        first_hit=bool(done) and supports(done[0].result.evidence, question.answers),
+        evidence_hit=supports(trajectory.evidence, question.answers),
+        cited=bool(trajectory.citations),
+        cited_support=supports(cited, question.answers),
+        cost_usd=sum(call.result.cost_usd for call in done),
+        judged=None,
+        judge_says="",
         format_ok=_well_formed(trajectory),
         ending=trajectory.ending.value,
         failure=trajectory.failure.value,
@@ -109,6 +145,19 @@ def row_of(arm: str, question: Question, trajectory: Trajectory, attempts: int =
     )
 
 
+def supports(evidence: Sequence[Evidence], golds: Sequence[str]) -> bool:
+    """Whether a gold answer stands in retrieved text, word for word, normalised as exact match normalises."""
+    return any(contains_match(text, golds) > 0 for item in evidence for text in (item.title, item.text))
+
+
+def _name_of(call: ToolCall) -> str:
+    """One of `FIRST_TOOLS`."""
+    request = call.request
+    if request.tool is Tool.IMAGE_SEARCH and (request.query or request.box):
+        return "crop"
+    return request.tool.value
+
+
 def _well_formed(trajectory: Trajectory) -> bool:
     """By the reward's verdict, which knows every turn, where there is one."""
     if trajectory.ending not in (Ending.ANSWERED, Ending.GAVE_UP):
@@ -119,12 +168,11 @@ def _well_formed(trajectory: Trajectory) -> bool:
 def write_rows(folder: Folder, name: str, rows: list[Row]) -> None:
     """One Parquet file, whole or not there."""
     sink = io.BytesIO()
-    plain = [{**asdict(row), "answers": list(row.answers)} for row in rows]
-    pq.write_table(pa.Table.from_pylist(plain, schema=SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), sink, compression="zstd")
     folder.write_bytes(name, sink.getvalue())
 
 
 def read_rows(folder: Folder, name: str) -> list[Row]:
     """What `write_rows` wrote. Raises FileNotFoundError, pyarrow's errors, and TypeError for other columns."""
     table = pq.read_table(io.BytesIO(folder.read_bytes(name)))
-    return [Row(**{**row, "answers": tuple(row["answers"])}) for row in table.to_pylist()]
+    return [Row(**{**row, **{name: tuple(row[name]) for name in _LISTS}}) for row in table.to_pylist()]

@@ -31,9 +31,10 @@ from cluster import runtime
 from cluster.errors import UserError
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
-from workflows.evaluate import report
+from workflows.evaluate import tables
 from workflows.evaluate.arms import ARMS, MADE_BY, WEIGHTS, policy_path
 from workflows.evaluate.cast import Cast
+from workflows.evaluate.document import RESULTS, arm_document
 from workflows.evaluate.play import ArmSampler, play_arm, ticket_of
 from workflows.evaluate.rows import Row, read_rows, row_of, write_rows
 from workflows.evaluate.settings import EvaluateSettings
@@ -246,22 +247,27 @@ def _conclude(
         "versions": versions(),
         "arms": {
             name: {"model": plan.models[ARMS[name].weights], "says": ARMS[name].says}
-            | report.arm_document(rows, plan.max_calls)
+            | arm_document([rows], plan.max_calls)
             for name, rows in arms.items()
         },
     }
-    plan.folder.write_json(report.RESULTS, results)
-    show(arms, plan.max_calls)
-    console.print(f"evaluate: {seconds:.0f} s; rows and {report.RESULTS} are at {plan.folder}", highlight=False)
+    plan.folder.write_json(RESULTS, results)
+    show_documents(results["arms"])
+    console.print(f"evaluate: {seconds:.0f} s; rows and {RESULTS} are at {plan.folder}", highlight=False)
     return results
 
 
 def show(arms: Mapping[str, Sequence[Row]], max_calls: int) -> None:
-    """The tables, on standard output."""
+    """The tables of these rows, on standard output."""
+    show_documents({name: arm_document([rows], max_calls) for name, rows in arms.items()})
+
+
+def show_documents(arms: Mapping[str, Mapping[str, Any]]) -> None:
+    """The tables of what results.json holds of arms, on standard output."""
     out = Console()
-    out.print(report.overall_table(arms, max_calls))
-    out.print(report.kinds_table(arms, max_calls))
-    out.print(report.legend(list(arms)), highlight=False)
+    for table in (tables.overall_table(arms), tables.choices_table(arms), *tables.kinds_tables(arms)):
+        out.print(table)
+    out.print(tables.legend(list(arms)), highlight=False)
 
 
 def _progress(console: Console) -> Progress:

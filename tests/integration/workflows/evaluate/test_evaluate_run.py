@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import UserError
 from cluster.storage import Folder
-from workflows.evaluate import report
+from workflows.evaluate.document import RESULTS
 from workflows.evaluate.rows import read_rows
 from workflows.evaluate.run import evaluate, plan_of
 
@@ -33,7 +33,7 @@ def test_every_arm_plays_every_question_once(plan, results):
         assert len({row.question_id for row in rows}) == len(rows) == 5
         assert all(row.counts and row.turns >= 1 for row in rows)
     assert (results["questions"], results["dropped"]) == (5, 1)
-    assert plan.folder.read_json(report.RESULTS)["arms"]["rl"]["overall"]["episodes"] == 5
+    assert plan.folder.read_json(RESULTS)["arms"]["rl"]["overall"]["episodes"] == 5
 
 
 def test_an_arm_runs_under_its_own_weights_without_another_engine(plan, results):
