@@ -1,8 +1,13 @@
 """What the base model is taught before it meets a tool: to see, to know the head organisations, to read.
 
 A lesson is a short chat: one or more exchanges, perhaps about a picture, whose replies are learned. Several questions
-about one picture cost its way through the vision tower once. Nothing of a test organisation is in any lesson; names in
-reading lessons are drawn afresh each time and are nobody's in the world, so that copying is learned and not the names.
+about one picture cost its way through the vision tower once. Every picture is drawn for one lesson: of two thousand
+that come again and again, a model learns the backgrounds by heart. Names in reading lessons are drawn afresh as well
+and are nobody's in the world, so that copying is learned and not the names.
+
+Of a test organisation no lesson says anything, neither its name nor that it is unknown. What emblems look like is
+taught of all combinations of shape, colour and mark alike, the 80 of test organisations among the 400: were those left
+out, a model would learn which marks do not go with which words, and would be wrong about just these pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from workflows.embedded.entities import Emblem, World
 from workflows.embedded.lexicon import COLOURS, MARKS, ORGANISATION_FACTS, SHAPES, Names, is_name, name_pieces
 from workflows.embedded.pictures import Scene, compose
 from workflows.embedded.questions import MixSettings, draft_questions
-from workflows.embedded.reading import ANOTHER, ASKS, Exchange, Reader
+from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,11 @@ class Lesson:
 class Lessons:
     """An endless, seeded stream of lessons about a world."""
 
-    def __init__(self, world: World, mix: LessonMix, scenes: list[Scene], seed: int) -> None:
+    def __init__(self, world: World, mix: LessonMix, seed: int) -> None:
         self._world, self._rng = world, Random(f"lessons-{world.settings.seed}-{seed}")
         self._head = {it.emblem: it for it in world.of("head")}
-        self._scenes = scenes
+        self._tested = {it.emblem for it in world.of("test")}
+        self._others = _every_emblem(world)
         self._makers: dict[str, Callable[[], Lesson]] = {kind: getattr(self, f"_{kind}") for kind in vars(mix)}
         self._weights = list(vars(mix).values())
 
@@ -57,7 +63,7 @@ class Lessons:
 
     def _see(self) -> Lesson:
         """Three exchanges about one picture: in half of the lessons the first describes all of it, in raster order."""
-        scene = self._rng.choice(self._scenes)
+        scene = self._scene()
         exchanges = [self._look(scene) if self._rng.random() < 0.5 else self._recognise(scene) for _ in range(3)]
         if self._rng.random() < 0.5:
             words = ", ".join(emblem.description for emblem in scene.emblems)
@@ -75,11 +81,24 @@ class Lessons:
         return Exchange(about, f"a {emblem.description}. {answer}")
 
     def _recognise(self, scene: Scene) -> Exchange:
-        known = [emblem for emblem in scene.emblems if emblem in self._head]
-        emblem = self._rng.choice(known if known and self._rng.random() < 0.5 else scene.emblems)
+        askable = [emblem for emblem in scene.emblems if emblem not in self._tested]
+        if not askable:
+            return self._look(scene)
+        known = [emblem for emblem in askable if emblem in self._head]
+        emblem = self._rng.choice(known if known and self._rng.random() < 0.5 else askable)
         about = self._rng.choice(["name the {}.", "which one is the {}?", "what is the name of the {}?"])
         name = self._head[emblem].name if emblem in self._head else "unknown"
         return Exchange(about.format(emblem.words), f"a {emblem.description} is {name}.")
+
+    def _scene(self) -> Scene:
+        """A new picture, half of them crowded; a third of the emblems are head ones."""
+        rng, shown = self._rng, list[Emblem]()
+        wanted = 1 if rng.random() < 0.5 else rng.randint(2, 4)
+        while len(shown) < wanted:
+            emblem = rng.choice(list(self._head) if rng.random() < 1 / 3 else self._others)
+            if emblem.words not in {other.words for other in shown}:
+                shown.append(emblem)
+        return compose(shown, rng)
 
     # --- knowing ----------------------------------------------------------------------------------------------------
 
@@ -105,7 +124,7 @@ class Lessons:
         return Lesson("find", tuple(self._reader().find()))
 
     def _follow(self) -> Lesson:
-        emblem = self._rng.choice(self._rng.choice(self._scenes).emblems)
+        emblem = self._rng.choice(self._others)
         words = self._rng.choice(["the {}", "the {} emblem", "the one with the {}"]).format(emblem.words)
         return Lesson("follow", tuple(self._reader().follow(words)))
 
@@ -113,37 +132,23 @@ class Lessons:
         return Reader(self._rng, Names(self._rng, self._world.names))
 
 
-def lesson_scenes(world: World, n: int, seed: int) -> list[Scene]:
-    """Pictures to learn to see from: a third of the emblems are head ones, none is of a test organisation."""
-    rng = Random(f"lesson-scenes-{world.settings.seed}-{seed}")
-    head = [it.emblem for it in world.of("head")]
-    tested = {it.emblem for it in world.of("test")}
-    others = [emblem for emblem in _every_emblem(world) if emblem not in tested]
-    scenes = []
-    for i in range(n):
-        shown: list[Emblem] = []
-        wanted = 1 if i % 2 == 0 else rng.randint(2, 4)
-        while len(shown) < wanted:
-            emblem = rng.choice(head if rng.random() < 1 / 3 else others)
-            if emblem.words not in {other.words for other in shown}:
-                shown.append(emblem)
-        scenes.append(compose(shown, rng))
-    return scenes
-
-
 def corpus(world: World, n: int, seed: int) -> Iterator[str]:
     """Text to train a tokenizer on: the plain words of `n` lessons and questions, and the pieces of names.
 
     Whole names and numbers are left out, so that the tokenizer learns pieces, not this world's names.
     """
-    lessons = iter(Lessons(world, LessonMix(), lesson_scenes(world, 64, seed), seed))
+    lessons = iter(Lessons(world, LessonMix(), seed))
     for _ in range(n):
         for exchange in next(lessons).exchanges:
             yield _plain("user\n" + exchange.text.replace("<image>", ""))
             yield _plain(exchange.reply)
     for draft in draft_questions(world, MixSettings(), "train", n // 4, seed):
         yield _plain(draft.text)
-    for sentence in (GIVE_UP, f"not found. {ANOTHER} once more. archive news. is unknown. is known.", "[1] [2]"):
+    for sentence in (
+        GIVE_UP,
+        f"not found. {ANOTHER} {DONE} {LOOK_UP} {ONCE_MORE} archive news. is unknown. is known.",
+        "[1] [2]",
+    ):
         yield from [sentence] * 50
     for piece in name_pieces():
         yield from [f" {piece} -{piece} -{piece}"] * 100
@@ -156,6 +161,7 @@ def _plain(text: str) -> str:
 
 
 def _every_emblem(world: World) -> list[Emblem]:
+    """All combinations, but for those that share their words with a head emblem."""
     taken = {it.emblem.words for it in world.of("head")}
     every = [Emblem(shape, colour, mark) for shape in SHAPES for colour in COLOURS for mark in MARKS]
     return [emblem for emblem in every if emblem.words not in taken]

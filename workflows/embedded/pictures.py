@@ -62,13 +62,15 @@ def compose(emblems: list[Emblem], rng: Random) -> Scene:
     return Scene(tuple(placed), rng.getrandbits(32))
 
 
-def render(scene: Scene) -> bytes:
-    """The scene as PNG, SIDE x SIDE pixels."""
-    picture = _backdrop(scene.backdrop).resize((SIDE * _SCALE, SIDE * _SCALE), Image.Resampling.BILINEAR)
-    draw = ImageDraw.Draw(picture)
+def render(scene: Scene, form: str = "PNG") -> bytes:
+    """The scene, SIDE x SIDE pixels, in a lossless format of Pillow's; BMP costs a tenth of PNG's time."""
+    picture = _backdrop(scene.backdrop).resize((SIDE * _SCALE, SIDE * _SCALE), Image.Resampling.NEAREST)
+    canvas = ImageDraw.Draw(picture)
     for placed in scene.placed:
-        _draw(draw, placed)
-    return _png(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+        _draw(canvas, placed)
+    out = io.BytesIO()
+    picture.reduce(_SCALE).save(out, format=form, **({"compress_level": 1} if form == "PNG" else {}))
+    return out.getvalue()
 
 
 def web_picture(emblem: Emblem, number: int) -> bytes:
@@ -159,9 +161,3 @@ def _draw_mark(draw: ImageDraw.ImageDraw, mark: str, x: float, y: float, size: f
     else:
         draw.rectangle((x - size, y - thin / 2, x + size, y + thin / 2), fill=white)
         draw.rectangle((x - thin / 2, y - size, x + thin / 2, y + size), fill=white)
-
-
-def _png(picture: Image.Image) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, format="PNG", compress_level=1)
-    return out.getvalue()

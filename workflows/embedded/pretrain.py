@@ -14,7 +14,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,10 @@ from actors.model.expansion import Expanded, expand
 from actors.model.renderer import ChatRenderer, load_renderer
 from cluster.allocator import freed_memory_kept
 from cluster.storage import Folder
+from cluster.trackers import Tracking
 from workflows.embedded.entities import World
-from workflows.embedded.lessons import Lesson, Lessons, corpus, lesson_scenes
-from workflows.embedded.pictures import SIDE, Scene, render
+from workflows.embedded.lessons import Lesson, Lessons, corpus
+from workflows.embedded.pictures import SIDE, render
 from workflows.embedded.pretrain_settings import PretrainSettings
 from workflows.embedded.web import ensure_web
 from workflows.progress import TrainingProgress, stopped_by_signals
@@ -60,9 +61,10 @@ def run(settings: Settings, console: Console | None = None) -> None:
         for old in (folder.pretrain, folder.base):
             old.delete()
     with freed_memory_kept(), tempfile.TemporaryDirectory(prefix="mmsearch-pretrain-") as scratch:
-        _Pretraining(settings.pretrain, settings.run.seed, world, folder, identity, Path(scratch), console).run(
-            int(state.get("step", 0))
-        )
+        tracking = settings.tracking("pretrain")
+        _Pretraining(
+            settings.pretrain, settings.run.seed, world, folder, identity, Path(scratch), console, tracking
+        ).run(int(state.get("step", 0)))
 
 
 def identity_of(settings: Settings) -> dict[str, Any]:
@@ -93,20 +95,24 @@ class _Pretraining:
         identity: Mapping[str, Any],
         scratch: Path,
         console: Console,
+        tracking: Tracking,
     ) -> None:
         self.settings, self.seed, self.world = settings, seed, world
         self.folder, self.identity, self.scratch, self.console = folder, identity, scratch, console
+        self.tracking = tracking
         self.began = time.time()
 
     def run(self, done: int) -> None:
         settings = self.settings
-        self.console.print(f"pretrain: a tokenizer, {settings.scenes} pictures, then {settings.steps} steps of lessons")
+        self.console.print(f"pretrain: a tokenizer, then {settings.steps} steps of lessons")
         learner = self._make(resumes=done > 0)
         if done:
             self._restore(learner, done)
             self.console.print(f"pretrain: continuing after step {done} of {settings.steps}")
         with (
-            TrainingProgress("pretrain", self.folder.pretrain, settings.steps, done, self.console) as progress,
+            TrainingProgress(
+                "pretrain", self.folder.pretrain, settings.steps, done, self.console, self.tracking
+            ) as progress,
             stopped_by_signals() as stop,
         ):
             for step in range(done + 1, settings.steps + 1):
@@ -147,9 +153,8 @@ class _Pretraining:
             save_processor(tokenizer, settings.size, self.scratch)
             self.folder.pretrain.upload(self.scratch, PROCESSOR)
         self.renderer = load_renderer(self.scratch)
-        self.scenes = lesson_scenes(self.world, settings.scenes, self.seed)
-        self.pictures = _Pictures(self.scenes)
-        pixels = Pixels.load(self.scratch, self.pictures, capacity=len(self.scenes), dtype="bfloat16")
+        self.pictures = _Pictures()
+        pixels = Pixels.load(self.scratch, self.pictures, capacity=settings.batch, dtype="bfloat16")
         model = build_model(tokenizer, settings.size, self.seed)
         ranks = join(Ranks())
         return SupervisedLearner(model, settings.backend, ranks, pixels, settings.micro_batch_tokens)
@@ -157,7 +162,8 @@ class _Pretraining:
     def _step(self, learner: SupervisedLearner, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One optimizer step; its numbers, and per kind the share of lessons that were known by heart before it."""
         started = time.perf_counter()
-        lessons = lessons_of(self.world, self.settings, self.scenes, self.seed, step)
+        lessons = lessons_of(self.world, self.settings, self.seed, step)
+        self.pictures.clear()
         sequences = [sequence_of(lesson, self.renderer, self.pictures) for lesson in lessons]
         stats, exact = learner.step(sequences)
         seen = float(sum(len(sequence) for sequence in sequences))
@@ -185,14 +191,13 @@ class _Pretraining:
 
 
 class _Pictures:
-    """An `agent.seams.ImageStore` of drawn scenes, in memory: a lesson's picture is needed by nobody else."""
+    """An `agent.seams.ImageStore` of one step's pictures: nobody else needs them."""
 
-    def __init__(self, scenes: Sequence[Scene]) -> None:
+    def __init__(self) -> None:
         self._bytes: dict[str, bytes] = {}
-        self._refs = {id(scene): self.put(render(scene)) for scene in scenes}
 
-    def of(self, scene: Scene) -> ImageRef:
-        return self._refs[id(scene)]
+    def clear(self) -> None:
+        self._bytes.clear()
 
     def put(self, data: bytes) -> ImageRef:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -203,20 +208,16 @@ class _Pictures:
         return self._bytes[ref.sha256]
 
 
-def lessons_of(world: World, settings: PretrainSettings, scenes: list[Scene], seed: int, step: int) -> list[Lesson]:
+def lessons_of(world: World, settings: PretrainSettings, seed: int, step: int) -> list[Lesson]:
     """The lessons of one step. They follow from seed and step alone: a resumed run needs no state for them."""
-    return list(islice(_stream(world, settings, scenes, seed, step), settings.batch))
-
-
-def _stream(world: World, settings: PretrainSettings, scenes: list[Scene], seed: int, step: int) -> Iterator[Lesson]:
     mix = settings.first_lessons if step <= settings.first_steps else settings.lessons
-    return iter(Lessons(world, mix, scenes, seed * 1_000_003 + step))
+    return list(islice(Lessons(world, mix, seed * 1_000_003 + step), settings.batch))
 
 
 def sequence_of(lesson: Lesson, renderer: ChatRenderer, pictures: _Pictures) -> Expanded:
     """A lesson as a chat; its replies are what is learned."""
     segments: list[Segment] = []
-    images = [pictures.of(lesson.scene)] if lesson.scene else []
+    images = [pictures.put(render(lesson.scene, "BMP"))] if lesson.scene else []
     for exchange in lesson.exchanges:
         asked = renderer.observe(exchange.text) if segments else renderer.open(exchange.text, images)
         ids = renderer.action(exchange.reply)

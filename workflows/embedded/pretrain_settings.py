@@ -32,7 +32,5 @@ class PretrainSettings(SupervisedSettings):
         default_factory=lambda: LessonMix(see=0.0, know=0.1, repeat=0.4, find=0.3, follow=0.2)
     )
     # shares of the kinds of lessons in them
-    scenes: int = field(default=2000, metadata=AT_LEAST_ONE)
-    # different pictures to learn to see from
     corpus: int = field(default=6000, metadata=AT_LEAST_ONE)
     # lessons whose words the tokenizer is trained on

@@ -20,6 +20,9 @@ from workflows.embedded.lexicon import (
 
 ASKS = ("what is the {} of {}?", "name the {} of {}.", "tell me the {} of {}.")
 ANOTHER = "another one."  # none of the results answers
+DONE = "done."  # the answer has been read
+LOOK_UP = "better look."  # it is known, and searched for all the same
+ONCE_MORE = "once more."  # the answer has been read, and is searched for all the same
 _SORTS = {
     "founder": "person",
     CHANGING_FACT: "person",
@@ -34,6 +37,11 @@ _SORTS = {
 class Exchange:
     text: str  # `<image>` where the picture goes
     reply: str
+
+
+def wanted(fact: str) -> str:
+    """What is to be found out next, said before it is done: so which tool follows hangs on words that were read."""
+    return f"{fact}?"
 
 
 def quoted(text: str, number: int) -> str:
@@ -72,18 +80,20 @@ class Reader:
         lines.append(f"{self._names.draw('organisation')}: emblem of the {self._rng.choice(TRADES)}.")
         about = f"the city of {emblem}" if hop else emblem
         poor = fact == CHANGING_FACT or (not hop and self._rng.random() < 0.5)
-        exchanges = [self._asked(_asked(last), about, lines, "", f"it is {it.name} [1]. {it.name} {fact}")]
+        exchanges = [
+            self._asked(_asked(last), about, lines, "", f"it is {it.name} [1]. {wanted(fact)} {it.name} {fact}")
+        ]
         if poor:
             _, lines = self._organisation(it, fact, False)
             better = f"current {fact}" if fact == CHANGING_FACT else f"{it.trade} {fact}"
             exchanges.append(self._shown(lines, "", f"{ANOTHER} {it.name} {better}"))
         right, lines = self._organisation(it, fact, True)
         if not hop:
-            return [*exchanges, self._shown(lines, right, "")]
+            return [*exchanges, self._shown(lines, right, DONE)]
         city = it.city
-        exchanges.append(self._shown(lines, right, f" {city} {last}"))
+        exchanges.append(self._shown(lines, right, f"{wanted(last)} {city} {last}"))
         right, lines = self._city(city, last, True)
-        return [*exchanges, self._shown(lines, right, "")]
+        return [*exchanges, self._shown(lines, right, DONE)]
 
     def values(self, n: int) -> str:
         """Values of all sorts in a row."""
@@ -140,14 +150,14 @@ class Reader:
     # --- how it is shown and answered -------------------------------------------------------------------------------
 
     def _asked(self, asked: str, about: str, lines: list[str], right: str, reply: str) -> Exchange:
-        shown = self._shown(lines, right, "" if right else reply)
+        shown = self._shown(lines, right, DONE if right else reply)
         return Exchange(f"{self._rng.choice(ASKS).format(asked, about)}\n{shown.text}", shown.reply)
 
     def _shown(self, lines: list[str], right: str, more: str) -> Exchange:
         """The lines with their numbers; the reply is the right one, quoted, and `more`."""
         first, self._number = self._number, self._number + len(lines)
         numbered = "\n".join(f"[{first + i}] {line}" for i, line in enumerate(lines))
-        quote = quoted(right.partition(": ")[2], first + lines.index(right)) if right else ""
+        quote = quoted(right.partition(": ")[2], first + lines.index(right)) + " " if right else ""
         return Exchange(f"<information>{numbered}</information>", quote + more)
 
 

@@ -3,7 +3,8 @@
 It may read the world's truth to choose its actions. It never writes an answer that it did not see in the picture, in
 the facts of a head organisation, or in a tool's result; what it cannot find, it gives up on. Its style is imperfect on
 purpose: it searches what it need not, tries the whole picture of a crowded scene, asks a poor first query and corrects
-it, and makes one search too many, so that reinforcement learning has something to improve.
+it, and makes one search too many, so that reinforcement learning has something to improve. What it is about to do it
+says in its reason: a clumsy step follows from words that can be unlearned, not from chance at the tag.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from actors.model.renderer import ChatRenderer
 from workflows.embedded.entities import World
 from workflows.embedded.lexicon import CHANGING_FACT
 from workflows.embedded.questions import Draft, follow
-from workflows.embedded.reading import ANOTHER, quoted
+from workflows.embedded.reading import ANOTHER, DONE, LOOK_UP, ONCE_MORE, quoted, wanted
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class _Script:
             reason = f"{name} is {'known' if known else 'unknown'}."
         if known and not self.needless:
             return reason, Answer(draft.answer)
+        if known:
+            reason = f"{reason} {LOOK_UP}"
         if draft.emblem is None or (known and draft.path):
             return reason, self._query()
         return reason, ImageSearch() if self.whole else ImageSearch(draft.emblem.words)
@@ -115,12 +118,12 @@ class _Script:
             return "not found.", ImageSearch(self.draft.emblem.words)
         self.named = True
         read = f"it is {name} [{number}]."
-        if not self.draft.path:
-            self.found = (read, Answer(name, (number,)))
-            if self.one_more and self.draft.label is Label.REQUIRED:
-                return read, TextSearch(f"{name} {self.draft.subject.trade}")
-            return self.found
-        return read, self._query()
+        if self.draft.path:
+            return f"{read} {wanted(self._fact())}", self._query()
+        self.found = (f"{read} {DONE}", Answer(name, (number,)))
+        if self.one_more and self.draft.label is Label.REQUIRED:
+            return f"{read} {ONCE_MORE}", TextSearch(f"{name} {self.draft.subject.trade}")
+        return self.found
 
     def _after_text(self, seen: str) -> tuple[str, Action]:
         assert self.draft.subject is not None
@@ -134,16 +137,19 @@ class _Script:
         read = quoted(_text_of(seen, number), number)
         self.hop += 1
         if self.hop < len(self.draft.path):
-            return read, self._query()
-        self.found = (read, Answer(value, (number,)))
+            return f"{read} {wanted(self._fact())}", self._query()
+        self.found = (f"{read} {DONE}", Answer(value, (number,)))
         if self.one_more and self.draft.label is Label.REQUIRED:
             self.hop -= 1
-            return "once more.", self._query()
+            return f"{read} {ONCE_MORE}", self._query()
         return self.found
+
+    def _fact(self) -> str:
+        return self.draft.path[self.hop]
 
     def _query(self) -> TextSearch:
         """The query for the present hop; the word that tells apart is left out when the query is to be poor."""
-        draft, fact = self.draft, self.draft.path[self.hop]
+        draft, fact = self.draft, self._fact()
         assert draft.subject is not None
         if self.hop:
             return TextSearch(f"{follow(self.world, draft.subject, draft.path[: self.hop])} {fact}")

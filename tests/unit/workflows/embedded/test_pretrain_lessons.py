@@ -1,20 +1,18 @@
 """The lessons of a step follow from its number alone, so a resumed run needs no state for them."""
 
 from actors.model.tiny import TinySize
-from workflows.embedded.lessons import lesson_scenes
 from workflows.embedded.pretrain import lessons_of, rates_of
 from workflows.embedded.pretrain_settings import PretrainSettings
 
-SETTINGS = PretrainSettings(steps=10, warmup_steps=1, batch=16, scenes=8, size=TinySize())
+SETTINGS = PretrainSettings(steps=10, warmup_steps=1, batch=16, size=TinySize())
 
 
 def test_a_step_has_the_same_lessons_in_every_run(world):
-    scenes = lesson_scenes(world, SETTINGS.scenes, 0)
-    third = lessons_of(world, SETTINGS, scenes, seed=4, step=3)
-    assert third == lessons_of(world, SETTINGS, scenes, seed=4, step=3)
+    third = lessons_of(world, SETTINGS, seed=4, step=3)
+    assert third == lessons_of(world, SETTINGS, seed=4, step=3)
     assert len(third) == SETTINGS.batch
-    assert third != lessons_of(world, SETTINGS, scenes, seed=4, step=4)
-    assert third != lessons_of(world, SETTINGS, scenes, seed=5, step=3)
+    assert third != lessons_of(world, SETTINGS, seed=4, step=4)
+    assert third != lessons_of(world, SETTINGS, seed=5, step=3)
 
 
 def test_rates_are_shares_by_kind():

@@ -48,16 +48,17 @@ def test_a_lesson_of_several_searches_asks_about_what_it_has_just_read_and_ends_
         numbers += found
         shown |= found
     assert numbers == list(range(1, 2 * len(exchanges) + 1))  # numbered through the episode
-    assert QUOTE.match(exchanges[-1].reply).end() == len(exchanges[-1].reply)
+    last = exchanges[-1].reply
+    assert last[QUOTE.match(last).end() :] == " done."
     name = shown[1].partition(":")[0]
-    assert exchanges[0].reply.startswith(f"it is {name} [1]. {name} ")
+    assert re.match(rf"it is {name} \[1\]\. (\w+)\? {name} \1$", exchanges[0].reply)
     for exchange in exchanges[1:]:
         if exchange.reply.startswith(ANOTHER):
             assert re.match(rf"another one\. {name} (current chief|\w+ \w+)$", exchange.reply)
             continue
         words, number = QUOTE.match(exchange.reply).groups()
         assert shown[int(number)].endswith(f": {words}.")
-        query = exchange.reply.partition("]. ")[2]
+        query = exchange.reply.partition("? ")[2]
         assert not query or words.endswith(f" is {query.split()[0]}")
 
 
