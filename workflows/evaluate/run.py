@@ -32,7 +32,7 @@ from cluster.errors import UserError
 from cluster.runtime import RuntimeSettings
 from cluster.storage import Folder
 from workflows.evaluate import tables
-from workflows.evaluate.arms import ARMS, MADE_BY, WEIGHTS, policy_path
+from workflows.evaluate.arms import ARMS, MADE_BY, WEIGHTS, missing_in, policy_path
 from workflows.evaluate.cast import Cast
 from workflows.evaluate.document import RESULTS, arm_document
 from workflows.evaluate.play import ArmSampler, play_arm, ticket_of
@@ -69,6 +69,9 @@ class Plan:
                 f"an episode may have {self.limits.max_total_tokens} tokens,"
                 f" but the engine's max_model_len is {self.engine.max_model_len}."
             )
+        for name in self.evaluate.arms:
+            if missing := missing_in(ARMS[name], self.preset):
+                raise UserError(f"Arm {name} needs {missing}, which agent.preset={self.preset} does not have.")
 
     @property
     def sampling(self) -> Sampling:

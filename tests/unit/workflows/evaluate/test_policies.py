@@ -10,8 +10,8 @@ from actors.agent.prompts import GIVE_UP, PRESETS
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Ending, SegmentKind, Tool
 from tests.unit.workflows.evaluate.evaluation_world import QUESTION, Finds, Scripted, play, renderer
-from workflows.evaluate.arms import ARMS, POLICIES, WEIGHTS, policy_path
-from workflows.evaluate.policies import Direct, direct, rag, rag_mmsearch_r1
+from workflows.evaluate.arms import ARMS, POLICIES, WEIGHTS, missing_in, policy_path
+from workflows.evaluate.policies import Direct, RagCrop, direct, rag, rag_crop, rag_mmsearch_r1
 
 CROP = "<reason>a red star is unknown.</reason><img_search>red star</img_search>"
 WHOLE = "<reason>a red star is unknown.</reason><img_search><img></img_search>"
@@ -92,6 +92,71 @@ async def test_rag_speaks_the_tag_of_mmsearch_r1_under_its_protocol(words):
     played = await play(rag_mmsearch_r1(model, words, QUESTION), words, tools, preset="mmsearch_r1")
     assert [request.tool for request in tools.requests] == [Tool.IMAGE_SEARCH, Tool.TEXT_SEARCH]
     assert played.ending is Ending.ANSWERED
+
+
+async def test_a_crop_that_the_model_asks_for_is_left_as_it_was_sampled(words):
+    model, tools = Scripted(words, [CROP, QUERY, ANSWER]), Finds()
+    played = await play(rag_crop(model, words, QUESTION), words, tools)
+    assert [(r.tool, r.query) for r in tools.requests] == [
+        (Tool.IMAGE_SEARCH, "red star"), (Tool.TEXT_SEARCH, "Velo founder"),
+    ]  # fmt: skip
+    assert np.array_equal(actions(played)[0].token_ids, words.action(CROP))
+    assert (played.answer, played.format_ok) == ("Ada Lune", True)
+
+
+@pytest.mark.parametrize("first", [WHOLE, QUERY, ANSWER])
+async def test_a_model_that_does_not_ask_for_a_crop_is_made_to_say_what_to_look_for(words, first):
+    model, tools = Scripted(words, [first, "red star</img_search>", QUERY, ANSWER]), Finds()
+    played = await play(rag_crop(model, words, QUESTION), words, tools)
+    assert [(r.tool, r.query) for r in tools.requests] == [
+        (Tool.IMAGE_SEARCH, "red star"), (Tool.TEXT_SEARCH, "Velo founder"),
+    ]  # fmt: skip
+    begun = words.decode(model.histories[1][-1].token_ids).replace(" ", "")
+    thought = first.partition("</reason>")[0].replace(" ", "")
+    assert begun == f"{thought}</reason><img_search>"
+    assert model.rooms[1] < model.rooms[0]  # the bound of the turn stays
+    assert (played.answer, played.format_ok) == ("Ada Lune", True)
+    assert sum(span.end - span.start for span in actions(played)[0].spans) == len(actions(played)[0].token_ids)
+
+
+@pytest.mark.parametrize(
+    ("rest", "sought"),
+    [
+        ("<img></img_search>", ""),
+        ("</img_search>", ""),
+        ("<answer>Ada</answer>", ""),
+        ("red star<answer>Ada</answer>", "red star"),
+        ("red star", "red star"),
+    ],
+)
+async def test_where_it_writes_nothing_to_look_for_the_whole_picture_is_searched(words, rest, sought):
+    model, tools = Scripted(words, [QUERY, rest, QUERY, ANSWER]), Finds()
+    played = await play(rag_crop(model, words, QUESTION), words, tools)
+    assert [(r.tool, r.query) for r in tools.requests] == [
+        (Tool.IMAGE_SEARCH, sought), (Tool.TEXT_SEARCH, "Velo founder"),
+    ]  # fmt: skip
+    assert played.answer == "Ada Lune"
+
+
+async def test_a_thought_that_leaves_no_room_for_a_crop_searches_the_whole_picture(words):
+    room = len(words.action("<reason>a red star is unknown.</reason>"))
+    model = Scripted(words, ["<reason>a red star is unknown.</reason>"])
+    turn = await RagCrop(model, words, QUESTION, PRESETS["compact"].grammar).generate(
+        [], Sampling(max_tokens=room), deadline=1.0
+    )
+    assert words.decode(turn.token_ids).replace(" ", "").endswith("<img_search><img></img_search>")
+
+
+async def test_a_crop_without_an_image_is_a_text_search_alone(words):
+    model, tools, bare = Scripted(words, [QUERY, ANSWER]), Finds(), replace(QUESTION, images=())
+    await play(rag_crop(model, words, bare), words, tools, bare)
+    assert [request.tool for request in tools.requests] == [Tool.TEXT_SEARCH]
+
+
+def test_an_arm_says_what_a_protocol_lacks_for_it():
+    assert missing_in(ARMS["rag_crop"], "mmsearch_r1")
+    assert not missing_in(ARMS["rag_crop"], "deepmmsearch_r1")
+    assert not missing_in(ARMS["rag"], "mmsearch_r1")
 
 
 async def test_a_model_that_never_stops_is_forced_to_search_all_the_same_and_then_is_out_of_tokens(words):
