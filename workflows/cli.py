@@ -145,6 +145,27 @@ def demo(overrides: Overrides = None, config: Config = None) -> None:
     stage("workflows.demo:run", config, overrides)
 
 
+@app.command(epilog="Examples: `mmsearch report embedded`, `mmsearch report runs/a runs/b --out compared.html`")
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="A run's folder (local or s3://), or its run.name under runs/."),
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where it goes (default: report.html in the first run's folder).")
+    ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Episodes shown of each arm (default: 40).", show_default=False),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write one self-contained page about a run, or about several side by side."""
+    from workflows.report.run import run
+
+    run(runs, out, episodes, show)
+
+
 def main() -> None:
     """The `mmsearch` command."""
     try:
