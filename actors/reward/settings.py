@@ -1,4 +1,4 @@
-"""Configuration of the reward. Imports nothing heavy.
+"""Configuration of the reward, and of a judge of answers. Imports nothing heavy.
 
     reward = (1 - a) * accuracy * penalty(searches) + a * format          a: format_weight
 
@@ -73,3 +73,34 @@ class RewardSettings:
         names = ("format_weight", "search_penalty", "penalty_per", "matching")
         changed = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(RULES[self.preset], **changed)
+
+
+class JudgePrompt(StrEnum):
+    """Whose rules a judge follows; actors/reward/judge_rules.py."""
+
+    MMSEARCH_R1 = "mmsearch_r1"  # sees the pictures
+    DEEPMMSEARCH_R1 = "deepmmsearch_r1"  # text alone
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """A model that says whether answers are right; actors/reward/judge.py."""
+
+    model: str | None = None
+    # its name at the endpoint; None: nothing is judged, and nothing leaves the machine
+    base_url: str | None = None
+    # any OpenAI-compatible endpoint; None: the environment's OPENAI_BASE_URL, else the openai package's own
+    api_key_env: str = "OPENAI_API_KEY"
+    # name of the environment variable that holds the key; "": the endpoint wants none
+    prompt: JudgePrompt = JudgePrompt.MMSEARCH_R1
+    # mmsearch_r1 sends the pictures too; deepmmsearch_r1 sends text alone
+    concurrency: int = field(default=8, metadata={"ge": 1})
+    # verdicts asked for at a time
+    timeout_s: float = field(default=60.0, metadata={"gt": 0})
+    # of one request
+    retries: int = field(default=3, metadata={"ge": 0})
+    # further requests for one verdict, after 408, 409, 429, 5xx and broken connections
+
+    def check(self) -> None:
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url is {self.base_url!r} and must begin with http:// or https://")

@@ -3,6 +3,7 @@
 <run>/evaluate/  <arm>.parquet  one row per episode, whole trajectory included
                  <arm>.json     what the rows were made from; written after them, so that a run that was stopped
                                 continues with the first arm that is not complete
+                 judge/         verdicts, where a judge is configured
                  results.json   the numbers, written last
 """
 
@@ -35,6 +36,7 @@ from workflows.evaluate import tables
 from workflows.evaluate.arms import ARMS, MADE_BY, WEIGHTS, missing_in, policy_path
 from workflows.evaluate.cast import Cast
 from workflows.evaluate.document import RESULTS, arm_document
+from workflows.evaluate.judging import Judged, judge_arms
 from workflows.evaluate.play import ArmSampler, play_arm, ticket_of
 from workflows.evaluate.rows import Row, read_rows, row_of, write_rows
 from workflows.evaluate.settings import EvaluateSettings
@@ -147,7 +149,9 @@ def evaluate(plan: Plan, console: Console | None = None) -> dict[str, Any]:
     if missing:
         with runtime.connect(plan.cluster) as cluster:
             arms |= asyncio.run(_play(plan, cluster, models, asked, missing, console))
-    return _conclude(plan, {name: arms[name] for name in plan.evaluate.arms}, questions, time.time() - began, console)
+    ordered = {name: arms[name] for name in plan.evaluate.arms}
+    judged = judge_arms(plan.evaluate.judge, ordered, questions.by_id, plan.images, plan.folder, console)
+    return _conclude(plan, judged, questions, time.time() - began, console)
 
 
 def check_models(plan: Plan) -> dict[str, Path]:
@@ -236,9 +240,8 @@ async def _play_arm(
     return rows
 
 
-def _conclude(
-    plan: Plan, arms: Mapping[str, Sequence[Row]], questions: Questions, seconds: float, console: Console
-) -> dict[str, Any]:
+def _conclude(plan: Plan, judged: Judged, questions: Questions, seconds: float, console: Console) -> dict[str, Any]:
+    arms = judged.arms
     results = {
         "seed": plan.seed,
         "preset": plan.preset,
@@ -247,6 +250,7 @@ def _conclude(
         "dropped": questions.dropped,
         "dropped_because": list(questions.reasons),
         "seconds": seconds,
+        "judge": judged.told,
         "versions": versions(),
         "arms": {
             name: {"model": plan.models[ARMS[name].weights], "says": ARMS[name].says}

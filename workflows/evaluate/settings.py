@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actors.reward.settings import JudgeSettings
 from workflows.evaluate.arms import ARMS
 
 AT_LEAST_ONE = {"ge": 1}
@@ -40,6 +41,8 @@ class EvaluateSettings:
     # start of all actors, and of an engine that is replaced
     update_timeout_s: float = field(default=120.0, metadata={"gt": 0.0})
     # loading of an arm's weights
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    # judged accuracy beside exact match; none unless a model is named
 
     def check(self) -> None:
         """Raise ValueError for arms that there are not, or none, or the same one twice."""
