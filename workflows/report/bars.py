@@ -12,7 +12,7 @@ from workflows.report.scales import Scale, ticks
 WIDTH = 640.0
 ROW, BAR = 34.0, 20.0
 TOP, BOTTOM = 6.0, 24.0
-GLYPH = 6.6
+GLYPH = 7.6  # pixels of a character, in the widest of the system fonts
 NARROWEST_NUMBER = 30.0  # pixels that a number needs inside its segment
 
 
@@ -37,7 +37,7 @@ class Dot:
 def stacked(bars: Sequence[Bar], segments: Sequence[tuple[str, str]], title: str, key: str) -> Markup:
     """`segments`: (name, class) of each share. Shares of a row are drawn from the left, with numbers where they fit."""
     left = _left([bar.name for bar in bars])
-    x = Scale(0.0, 1.0, left, WIDTH - 12)
+    x = Scale(0.0, 1.0, left, WIDTH - 26)
     parts = [_axis(x, len(bars))]
     for row, bar in enumerate(bars):
         y, start = TOP + row * ROW, 0.0
@@ -90,11 +90,11 @@ def dots(values: Sequence[Dot], title: str, key: str) -> Markup:
 
 
 def _left(names: Sequence[str]) -> float:
-    return min(WIDTH * 0.4, 14 + GLYPH * max(map(len, names), default=0))
+    return min(WIDTH * 0.4, 22 + GLYPH * max(map(len, names), default=0))
 
 
 def _name(name: str, left: float, y: float) -> Markup:
-    longest = int((left - 14) / GLYPH)
+    longest = int((left - 12) / GLYPH)
     short = name if len(name) <= longest else f"…{name[-(longest - 1) :]}"
     return Markup('<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
         left - 10, y + ROW / 2 + 4, short

@@ -1,8 +1,8 @@
 """Lines and stacked areas as SVG, from plain numbers. Pure.
 
 A point without a value is a gap in its line, never a zero. Colours are classes (`c0`, `c1`, ...), which the page's
-style sheet maps to a palette for light and for dark. Each chart carries its title and a description for those who cannot
-see it, and comes with the data that its hover readout shows.
+style sheet maps to a palette for light and for dark. Each chart carries its title and a description for those who
+cannot see it, and comes with the data that its hover readout shows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from markupsafe import Markup
 from workflows.report.scales import Scale, span, ticks, written
 
 WIDTH, HEIGHT = 400.0, 212.0
-TOP, LEFT, BOTTOM = 10.0, 42.0, 24.0
-GLYPH = 6.3  # pixels of a character of an end label
+TOP, BOTTOM = 10.0, 24.0
+GLYPH = 7.0  # pixels of a character of an end label, in the widest of the system fonts
 LABEL_HEIGHT = 13.0
-LONGEST_LABEL = 18  # characters
+LONGEST_LABEL = 12  # characters of a name that stands at the end of its line; longer ones are in the legend
 MOST_POINTS = 240  # of a drawn line: more are averaged, as a screen shows no more
 
 Point = tuple[float, float | None]
@@ -71,11 +71,13 @@ def draw(chart: Chart, key: str) -> Drawn | None:
     ys = [y for top in tops for y in top if y is not None]
     ys += [y for line in lines for _, y in line.faint if y is not None]
     low, high = span(min(ys), max(ys) if chart.ceiling is None else max(chart.ceiling, max(ys)))
-    labels = [_label(line, chart.stacked) for line in lines]
-    right = min(WIDTH * 0.34, 8 + GLYPH * max(map(len, labels)))
+    named = all(len(line.name) <= LONGEST_LABEL for line in lines) or chart.stacked
+    labels = [_label(line, chart, named) for line in lines]
+    right = min(WIDTH * 0.36, 10 + GLYPH * max(map(len, labels)))
     first, last = min(xs), max(xs)
-    x = Scale(first, last if last > first else first + 1, LEFT, WIDTH - right)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    left = 8 + GLYPH * max(len(text) for _, text in _marks(y))
+    x = Scale(first, last if last > first else first + 1, left, WIDTH - right)
     parts = [_axes(x, y, last > first)]
     if chart.stacked:
         parts += [_area(line, tops, i, x, y) for i, line in enumerate(lines)]
@@ -91,8 +93,7 @@ def draw(chart: Chart, key: str) -> Drawn | None:
         w=WIDTH, h=HEIGHT, k=key, t=chart.title, d=_described(chart, lines), body=Markup("").join(parts),
         top=TOP, bottom=HEIGHT - BOTTOM,
     )  # fmt: skip
-    several = len({line.dash for line in lines}) > 1 or len({line.name for line in lines}) > len(set(labels))
-    legend = tuple((line.name, line.colour, line.dash) for line in lines) if several or len(lines) > 1 else ()
+    legend = () if (named and not chart.stacked) else tuple((line.name, line.colour, line.dash) for line in lines)
     return Drawn(chart.title, chart.says, svg, legend, _hover(chart, lines, x, y))
 
 
@@ -140,14 +141,18 @@ def smooth(points: Sequence[Point], window: int) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def _axes(x: Scale, y: Scale, several: bool) -> Markup:
+def _marks(y: Scale) -> list[tuple[float, str]]:
     marks = ticks(y.low, y.high)
     step = marks[1] - marks[0] if len(marks) > 1 else None
+    return [(mark, written(mark, step)) for mark in marks]
+
+
+def _axes(x: Scale, y: Scale, several: bool) -> Markup:
     parts = [
         Markup('<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
                '<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            x.start, x.end, y(mark), y(mark), x.start - 6, y(mark) + 3.8, written(mark, step))
-        for mark in marks
+            x.start, x.end, y(mark), y(mark), x.start - 6, y(mark) + 3.8, text)
+        for mark, text in _marks(y)
     ]  # fmt: skip
     across = [mark for mark in ticks(x.low, x.high) if mark == int(mark)] if several else [x.low]
     parts += [
@@ -228,10 +233,12 @@ def apart(places: Sequence[Sequence[Any]], top: float, bottom: float) -> list[li
     return found
 
 
-def _label(line: Line, stacked: bool) -> str:
+def _label(line: Line, chart: Chart, named: bool) -> str:
+    if chart.stacked:
+        return line.name
     last = next((value for _, value in reversed(line.points) if value is not None), 0.0)
-    name = line.name if len(line.name) <= LONGEST_LABEL else f"{line.name[: LONGEST_LABEL - 1]}…"
-    return name if stacked or not name else f"{name} {written(last)}"
+    value = f"{last:.2f}" if chart.ceiling == 1.0 else written(last)
+    return f"{line.name} {value}" if named else value
 
 
 def _described(chart: Chart, lines: Sequence[Line]) -> str:

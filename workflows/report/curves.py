@@ -15,9 +15,10 @@ from workflows.report.sources import RunFacts, number
 SMOOTHED_FROM = 40  # points; fewer are drawn as they are
 WINDOWS = 12  # as many smoothing windows make the whole curve
 MOST_WINDOW = 25
-AREA_POINTS = 60  # of a stacked area: finer is only noise
+AREA_POINTS = 40  # of a stacked area: finer is only noise
 MOST_AREAS = 6  # runs whose idle times are drawn
 BUSY = "busy"
+CAUSES = (BUSY, "publish", "tool_wait", "long_tail", "batch_starvation", "no_slot")  # their colours, for both roles
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Wanted:
 
 GRPO = (
     Wanted(
-        "held-out questions on the way", "A small fixed set, asked again during training.",
-        (("exact match", ("eval/exact_match",)), ("searched, free", ("eval/search_ratio_free",)),
-         ("searched, required", ("eval/search_ratio_required",))), ceiling=1.0, marks=True,
+        "held-out questions", "A fixed set, asked on the way: exact match, and what share of the questions that need"
+        " no search (free) and of those that need one (required) is searched.",
+        (("exact match", ("eval/exact_match",)), ("free", ("eval/search_ratio_free",)),
+         ("required", ("eval/search_ratio_required",))), ceiling=1.0, marks=True,
     ),
     Wanted(
         "reward", "Mean over all finished groups of a step, filtered ones included.",
@@ -80,7 +82,7 @@ GRPO = (
          ("failed", ("since_last_step/tokens/wasted_by_failures",))), "tokens",
     ),
 )  # fmt: skip
-LOSS = Wanted("loss", "Mean over the trained tokens of a step.", (("loss", ("loss",)),), "nats", smooth=True)
+LOSS = Wanted("loss", "Mean over the trained tokens of a step.", (("loss", ("loss",)),), "nats")
 ROLES = (("learner", "where the learner's time goes"), ("sampler", "where the samplers' time goes"))
 
 
@@ -108,14 +110,17 @@ def supervised_charts(runs: Sequence[RunFacts], stage: str) -> list[Chart]:
 
 
 def overlaid(wanted: Wanted, told: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Chart:
-    """One chart of several runs; without lines where none has the curves, or all are zero but the first."""
+    """One chart of several runs, without curves that none has, that are zero throughout, or that say the same."""
     several = sum(bool(lines) for _, lines in told) > 1
     lines: list[Line] = []
     for at_run, (run, steps) in enumerate(told):
+        own: list[tuple[Point, ...]] = []
         for at_curve, (name, keys) in enumerate(wanted.curves):
             points = next((found for key in keys if (found := points_of(steps, key))), ())
-            if not any(y is not None for _, y in points) or (at_curve and not any(y for _, y in points)):
+            empty = not any(y is not None for _, y in points) or (at_curve and not any(y for _, y in points))
+            if empty or points in own:  # a part that is the whole
                 continue
+            own.append(points)
             shown = name if not several else run if len(wanted.curves) == 1 else f"{run} · {name}"
             colour, dash = (at_run, at_curve) if several else (at_curve, 0)
             lines.append(_line(shown, points, colour, dash, wanted))
@@ -143,8 +148,9 @@ def idle(role: str, title: str, steps: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart(
         title, "Shares of its time, by what it waited for.",
         tuple(
-            Line(name.removeprefix(before).removesuffix(after).replace("_", " "), bins(curves[name], most), i)
-            for i, name in enumerate(order)
+            Line(cause.replace("_", " "), bins(curves[name], most), CAUSES.index(cause) if cause in CAUSES else 7)
+            for name in order
+            for cause in [name.removeprefix(before).removesuffix(after)]
         ),
         ceiling=1.0, stacked=True,
     )  # fmt: skip
@@ -174,4 +180,4 @@ def _smoothing(lines: Sequence[Line]) -> str:
     if not windows:
         return ""
     shown = " to ".join(str(w) for w in sorted({min(windows), max(windows)}))
-    return f" Bold: mean of {shown} steps; faint: every step."
+    return f" Bold: {shown}-step mean."

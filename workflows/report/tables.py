@@ -12,7 +12,7 @@ NOTHING = "–"
 CALLS = ("searches", "text_searches", "image_searches")
 LABELS = {"free": "search-free", "required": "search-required", "unknown": "unlabelled"}
 FIRST = {"": "none", "none": "none", "text_search": "text", "image_search": "whole image", "crop": "crop"}
-FIRST_ORDER = tuple(dict.fromkeys(FIRST.values()))
+STEPS = tuple(dict.fromkeys(FIRST.values()))
 
 
 @dataclass(frozen=True)
@@ -64,36 +64,36 @@ def dollars(value: float) -> str:
 
 COLUMNS = (
     Column("questions", "episodes that count; those that the infrastructure spoilt do not", ("episodes",), whole),
-    Column("exact match, %", "the answer is one of the right ones", ("exact_match",), percent, best="max"),
-    Column("F1, %", "of the answer's words", ("f1",), percent),
-    Column("judged, %", "held right by the judge", ("judged",), percent, best="max"),
+    Column("exact match", "the answer is one of the right ones", ("exact_match",), percent, best="max"),
+    Column("F1", "of the answer's words", ("f1",), percent),
+    Column("judged", "held right by the judge", ("judged",), percent, best="max"),
     Column(
-        "searched: free, %", "of the questions that need no search, how many are searched for", ("search_ratio",),
+        "searched: free", "of the questions that need no search, how many are searched for", ("search_ratio",),
         percent, "free",
     ),
     Column(
-        "searched: required, %", "of the questions that need one, how many are searched for", ("search_ratio",),
+        "searched: required", "of the questions that need one, how many are searched for", ("search_ratio",),
         percent, "required",
     ),
     Column("calls", "searches per question", CALLS, two),
-    Column("crops, %", "image searches of a part of the picture, among all of them", ("crop_share",), percent),
-    Column("found, %", "searches that found something", ("search_success",), percent),
+    Column("crops", "image searches of a part of the picture, among all of them", ("crop_share",), percent),
+    Column("found", "searches that found something", ("search_success",), percent),
     Column(
-        "right tool first, %", "the first tool is one that a right path begins with",
+        "right tool first", "the first tool is one that a right path begins with",
         ("first_tool_right",), percent, best="max",
     ),
     Column(
-        "recovery, %", "right in the end, of those whose first search returned no right evidence",
+        "recovery", "right in the end, of those whose first search returned no right evidence",
         ("recovery",), percent, best="max",
     ),
     Column(
-        "evidence hit, %", "searched questions whose right answer stands in what was found",
+        "evidence hit", "searched questions whose right answer stands in what was found",
         ("evidence_hit",), percent, best="max",
     ),
     Column(
-        "cited support, %", "answers whose cited evidence says what they say", ("cited_support",), percent, best="max",
+        "cited support", "answers whose cited evidence says what they say", ("cited_support",), percent, best="max",
     ),
-    Column("valid format, %", "every turn well-formed, and an answer at the end", ("format_valid",), percent),
+    Column("valid format", "every turn well-formed, and an answer at the end", ("format_valid",), percent),
     Column("tokens", "sampled by the model, per question", ("sampled_tokens",), whole),
     Column("seconds", "per question, waiting for the shared engine included", ("seconds",), two),
     Column("cost, $", "paid to providers, per question", ("cost_usd",), dollars),
@@ -179,7 +179,7 @@ def confusion(document: Mapping[str, Any]) -> tuple[list[str], list[str], list[l
     if not any(counts.values()):
         return None
     rights = sorted({right for right, _ in counts}, key=_in_order)
-    chosen = sorted({c for _, c in counts} | set(rights), key=_in_order)
+    chosen = sorted({c for _, c in counts} | set(STEPS), key=_in_order)
     return rights, chosen, [[counts.get((right, c), 0) for c in chosen] for right in rights]
 
 
@@ -211,7 +211,7 @@ def first_step(told: str) -> str:
 
 def _in_order(name: str) -> tuple[int, str]:
     first = name.split(" or ")[0]
-    return (FIRST_ORDER.index(first) if first in FIRST_ORDER else len(FIRST_ORDER), name)
+    return (STEPS.index(first) if first in STEPS else len(STEPS), name)
 
 
 def _map(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -14,7 +14,8 @@
   addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
     const say = () => {
-      button.textContent = { auto: "◐ auto", light: "○ light", dark: "● dark" }[theme];
+      button.textContent = { auto: "◐", light: "○", dark: "●" }[theme];
+      button.title = `colours: ${theme}`;
       button.setAttribute("aria-label", `Colours: ${theme}. Change`);
     };
     button.hidden = false;

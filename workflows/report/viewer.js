@@ -18,7 +18,7 @@
     node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
     return node;
   };
-  const armOf = (episode) => (runs > 1 ? `${episode.run} · ${episode.arm}` : episode.arm);
+  const armOf = (episode) => (runs > 1 ? `${episode.arm} · ${episode.run}` : episode.arm);
   for (const episode of episodes) {
     const found = episode.turns.flatMap((turn) => [turn.reason, turn.action, turn.text,
       ...(turn.call ? turn.call.evidence.flatMap((item) => [item.title, item.text]) : [])]);
