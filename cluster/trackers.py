@@ -15,6 +15,7 @@ import importlib.util
 import netrc
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,7 @@ class Wandb:
     resume, wandb keeps the first."""
 
     def __init__(self, run: TrackedRun) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -150,8 +151,8 @@ class MLflow:
     def __init__(self, run: TrackedRun) -> None:
         self._folder = run.folder
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow.entities import Metric, Param
-        from mlflow.tracking import MlflowClient
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._metric = Metric
         uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -175,7 +176,6 @@ class MLflow:
         return self._client.create_experiment(name, artifact_location=where)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        import time
 
         now = int(time.time() * 1000)
         named = [self._metric(re.sub(r"[^\w\-. /]", "_", name), v, now, step) for name, v in metrics.items()]
@@ -190,7 +190,7 @@ class Trackio:
     """One run of a local trackio project; look at it with `trackio show`."""
 
     def __init__(self, run: TrackedRun) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", PROJECT),

@@ -69,6 +69,9 @@ class PolicyLearner:
     def export(self, address: str) -> None:
         self._learner.export(address)
 
+    def keep(self, version: int, address: str) -> None:
+        self._learner.keep(version, address)
+
     def close(self) -> None:
         if self._learner is not None:
             self._learner.close()
@@ -118,6 +121,10 @@ class LearnerRanks:
 
     async def export(self, address: str) -> None:
         await self._all("export", address)
+
+    async def keep(self, version: int, address: str) -> None:
+        """Copy a published version into a model folder; comes after whatever the ranks are doing."""
+        await self._all("keep", version, address)
 
     async def close(self) -> None:
         """Let every rank clean up, then end its process."""

@@ -26,7 +26,7 @@ from actors.learner.settings import LearnerSettings
 from actors.model.forward import token_logprobs
 from actors.model.load import copy_without_weights, load_policy, local_model
 from actors.model.pixels import Pixels
-from actors.weights.manifest import WeightTicket
+from actors.weights.manifest import INDEX_FILE, WeightTicket, weight_files
 from actors.weights.transport import FolderTransport
 from cluster.allocator import keep_freed_memory
 from cluster.errors import UserError
@@ -164,6 +164,18 @@ class Learner:
             if self.ranks.rank == 0:
                 for file in sorted(written.iterdir(), key=lambda file: file.name == "config.json"):
                     folder.upload(file, file.name)
+
+    def keep(self, version: int, address: str) -> None:
+        """Copy a published version, one of the last two, into a model folder as `export` writes it."""
+        if self.ranks.rank != 0:
+            return
+        folder, published = Folder(address), self._transport.folder(version)
+        with tempfile.TemporaryDirectory(prefix="mmsearch-keep-") as scratch:
+            rest = Path(scratch)
+            copy_without_weights(self._source, rest)
+            weights = [*weight_files(published), *published.glob(INDEX_FILE)]
+            for file in (*weights, *sorted(rest.iterdir(), key=lambda file: file.name == "config.json")):
+                folder.upload(file, file.name)
 
     def close(self) -> None:
         """Delete the published versions."""

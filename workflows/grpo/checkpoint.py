@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from actors.agent.trajectory import Trajectory
 from cluster.errors import UserError
 from cluster.storage import Folder
+from workflows.grpo.evaluation_state import EvaluationState
 from workflows.grpo.ports import ControllerState
 from workflows.grpo.prompts_cursor import CursorState
 from workflows.grpo.records import trajectory_from, trajectory_to
@@ -117,6 +118,7 @@ class CheckpointStore:
                 "buffer": state.buffer.to_json(),
                 "cursor": state.cursor.to_json(),
                 "totals": dict(state.totals),
+                "evaluation": state.evaluation.to_json(),
                 "identity": self._identity,
             },
         )
@@ -154,7 +156,8 @@ def _checked(folder: Folder) -> dict[str, Any]:
 
 def _state(data: Mapping[str, Any]) -> ControllerState:
     buffer, cursor = BufferState.from_json(data["buffer"]), CursorState.from_json(data["cursor"])
-    return ControllerState(data["step"], data["version"], buffer, cursor, data["totals"])
+    evaluation = EvaluationState.from_json(data.get("evaluation"))
+    return ControllerState(data["step"], data["version"], buffer, cursor, data["totals"], evaluation)
 
 
 def _sizes(folder: Folder) -> dict[str, int]:

@@ -9,6 +9,9 @@
           one ROLL task per group: dispatches its episodes    LEARN loop: take > train > publish > update
           over the fleet (dispatch.py)                        waits for: P groups; the learner; every
           waits for: a seat; each episode                     live sampler. Between steps: record, save
+                                                              and, before it publishes:
+    EVALUATE now and then, what was just published: <-------- until the evaluation has ended
+    held-out questions, first in the queue for seats
 
     TEND loop: probes samplers, fences the dead, revives them
     REPORT loop: when nothing progresses, says who waits for whom
@@ -19,6 +22,7 @@ Always true:
   if too few are left;
 - a checkpoint is taken between two steps, so a group is either in the weights that it holds or in the buffer,
   never in both;
+- nothing is published while an evaluation is under way (online_evaluation.py), and no question of one is trained on;
 - `max_staleness: 0` is this same program with P slots.
 
 Time is the event loop's clock, so that a loop with a virtual clock tests hours in milliseconds.
@@ -35,7 +39,9 @@ from typing import TypeVar
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Failure, Question
 from workflows.grpo.dispatch import Episode, Fleet, FleetLimits
-from workflows.grpo.ports import ControllerState, GroupResult, Learner, Recorder, Sampler, Saver
+from workflows.grpo.evaluation_state import EvaluationState
+from workflows.grpo.online_evaluation import OnlineEvaluation
+from workflows.grpo.ports import ControllerState, GroupResult, Keeper, Learner, Recorder, Sampler, Saver
 from workflows.grpo.prompts_cursor import PromptsCursor
 from workflows.grpo.settings import GrpoSettings
 from workflows.grpo.step_metrics import sampled_metrics, step_metrics
@@ -79,6 +85,8 @@ class Controller:
         seed: int = 0,
         state: ControllerState | None = None,
         finished: Sequence[GroupResult] = (),
+        held_out: Mapping[str, Question] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.settings, self.questions = settings, questions
         self.learner, self.saver, self.recorder = learner, saver, recorder
@@ -94,6 +102,10 @@ class Controller:
             self.cursor = PromptsCursor.restore(questions, state.cursor)
             self.step, self.version, self.totals = state.step, state.version, Counter(state.totals)
             self._cancel_lost()
+        seen = state.evaluation if state else EvaluationState()
+        self.evaluation = OnlineEvaluation(settings, held_out or {}, self.fleet, keeper, recorder, self.totals, seen)
+        if both := self.questions.keys() & (held_out or {}):
+            raise ValueError(f"{len(both)} questions would be trained on and evaluated with, {min(both)!r} for one")
         self._rolls: dict[GroupId, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()  # something that one of the loops may wait for has happened
         self._stop_reason = ""
@@ -116,6 +128,8 @@ class Controller:
         self.watch.learner("publish")
         first = await self._within(s.publish_timeout_s, "publishing", self.learner.publish(self.version))
         await self._within(s.ready_timeout_s, "starting the samplers", self.fleet.start(first))
+        self.evaluation.progress = self.watch.progress
+        self.evaluation.begin(self.version, self._ended)
         others = [asyncio.create_task(loop) for loop in (self._admit(), self.fleet.tend(), self._report_stalls())]
         for loop in others:
             loop.add_done_callback(self._ended)
@@ -124,13 +138,15 @@ class Controller:
         except RunFailed as error:
             self._failure = self._failure or error
         finally:
-            await _cancel_all([*others, *self._rolls.values()])
-        complete = self.step >= s.steps
+            await _cancel_all([*others, *self._rolls.values(), *self.evaluation.under_way])
+        early = self.evaluation.stop_reason
+        complete = self.step >= s.steps or bool(early)
         if not (complete and self._saved_step == self.step):
             await self._last_checkpoint()
         if self._failure:
             raise self._failure
-        return RunEnd(self.step, complete, self._stop_reason or "all steps are done", bool(self._stop_reason))
+        reason = self._stop_reason or early or "all steps are done"
+        return RunEnd(self.step, complete, reason, bool(self._stop_reason))
 
     async def _last_checkpoint(self) -> None:
         if self._failure and self.buffer.groups(GroupState.TAKEN):
@@ -280,23 +296,25 @@ class Controller:
     # -- learn: a step, again and again --
 
     async def _learn(self) -> None:
-        while self.step < self.settings.steps:
+        while self.step < self.settings.steps and not self.evaluation.stop_reason:
             groups = await self._batch()
             if not groups:
                 return
             await self._step([self._results[group] for group in groups])
             if self.step % self.settings.checkpoint_every == 0:
                 await self.checkpoint()
+        await self.evaluation.end()
 
     async def _batch(self) -> list[GroupId]:
         """The groups of the next step; none when the run is to stop."""
         taken: list[GroupId] = []
 
         def ready() -> bool:
-            if not self._stop_reason:
+            ends = self._stop_reason or self.evaluation.stop_reason
+            if not ends:
                 taken.extend(self.buffer.take(self.version) or [])
                 self._forget_ended()
-            return bool(taken or self._stop_reason)
+            return bool(taken or ends)
 
         self.watch.learner_waits()
         await self._within(self.settings.batch_timeout_s, "waiting for a batch", self._until(ready))
@@ -314,6 +332,8 @@ class Controller:
         self.watch.learner("")
         stats = await self._within(s.train_timeout_s, "training", self.learner.train(batch, self.version))
         trained_at = clock()
+        self.watch.learner("evaluation")
+        await self.evaluation.end()
         self.watch.learner("publish")
         ticket = await self._within(s.publish_timeout_s, "publishing", self.learner.publish(self.version + 1))
         await self._cancel_expired(self.version + 1)
@@ -328,6 +348,7 @@ class Controller:
             del self._results[group.id]
         self.totals["tokens/trained"] += sum(group.tokens for group in batch)
         self._flat, self._sampled = 0, []
+        self.evaluation.begin(self.version, self._ended)
         self.watch.progress()
         self._changed.set()
         await self.recorder.step(self.step, metrics | self.watch.lap(), batch)
@@ -353,7 +374,7 @@ class Controller:
     def state(self) -> ControllerState:
         """What continues this run elsewhere, together with the finished groups. Raise `Misuse` within a step."""
         buffer, cursor = self.buffer.snapshot(), self.cursor.snapshot()
-        return ControllerState(self.step, self.version, buffer, cursor, dict(self.totals))
+        return ControllerState(self.step, self.version, buffer, cursor, dict(self.totals), self.evaluation.state)
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

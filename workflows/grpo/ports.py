@@ -8,11 +8,12 @@ needs one of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary
+from workflows.grpo.evaluation_state import Best, EvaluationState
 from workflows.grpo.prompts_cursor import CursorState
 from workflows.grpo.work_buffer import BufferState, GroupId
 
@@ -112,6 +113,7 @@ class ControllerState:
     buffer: BufferState
     cursor: CursorState
     totals: Mapping[str, float]
+    evaluation: EvaluationState = field(default_factory=EvaluationState)
 
 
 class Saver(Protocol):
@@ -122,11 +124,23 @@ class Saver(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Where the best weights go."""
+
+    async def keep(self, best: Best) -> None:
+        """Keep the weights that were published last, which are `best.version`; what was kept before stays as well."""
+        ...
+
+
 class Recorder(Protocol):
     """What people see of a run."""
 
     async def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[GroupResult]) -> None:
         """After each step, with the groups that were trained on."""
+        ...
+
+    async def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """After each evaluation; may come while the next step is under way."""
         ...
 
     def say(self, message: str) -> None:

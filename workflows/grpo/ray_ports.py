@@ -17,6 +17,7 @@ from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary, Trajectory
 from actors.learner.actor import LearnerRanks
 from cluster.storage import Folder
+from workflows.grpo.best_models import BestModels
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore, SavedGroup
 from workflows.grpo.ports import ControllerState, GroupResult, Payload, SamplerGone, Ticket
 
@@ -95,8 +96,8 @@ class RayLearner:
 class RaySaver:
     """`ports.Saver`: fetches the finished groups' trajectories and writes everything to the run's storage."""
 
-    def __init__(self, store: CheckpointStore, ranks: LearnerRanks) -> None:
-        self._store, self._ranks = store, ranks
+    def __init__(self, store: CheckpointStore, ranks: LearnerRanks, best: BestModels) -> None:
+        self._store, self._ranks, self._best = store, ranks, best
 
     async def save(self, state: ControllerState, finished: Sequence[GroupResult]) -> None:
         groups = [
@@ -108,6 +109,7 @@ class RaySaver:
             for group in finished
         ]
         await self._store.write(state, groups, self._save_learner)
+        await self._best.checkpointed(state.evaluation.best)
 
     async def _save_learner(self, folder: Folder) -> None:
         await self._ranks.save(folder.address)

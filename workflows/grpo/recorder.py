@@ -4,7 +4,8 @@
     trajectories/step-000020.parquet   a bounded sample of the episodes that the step was trained on
     the terminal                       one line of progress that stands still; without a terminal, one per step
 
-A step that is done again after a resume replaces what its predecessor wrote.
+A step that is done again after a resume replaces what its predecessor wrote. An evaluation is a line of its own in
+metrics.jsonl: `step` is that of the weights, and the keys begin with `eval/`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ SHOWN = (
     ("stale", "staleness/mean_tokens", ".2f"),
     ("tok/s", "tokens/sampled_per_s", ",.0f"),
 )
+EVALUATED = (
+    ("right", "eval/exact_match", ".1%"),
+    ("search required", "eval/search_ratio_required", ".0%"),
+    ("free", "eval/search_ratio_free", ".0%"),
+    ("reward", "eval/reward", ".2f"),
+    ("of", "eval/episodes", ".0f"),
+    ("failed", "eval/failed", ".0f"),
+    ("seconds", "eval/seconds", ".1f"),
+)
 ROW_SCHEMA = pa.schema(
     [
         ("step", pa.int32()), ("question_id", pa.string()), ("sample_index", pa.int32()), ("kind", pa.string()),
@@ -59,11 +69,22 @@ class RunRecorder:
         per_step: int,
         console: Console | None = None,
         tracking: Tracking | None = None,
+        evaluated: int = -1,
     ) -> None:
-        """`done` steps of `steps` were made before; `per_step` trajectories are kept of each."""
+        """`done` steps of `steps` were made before; `per_step` trajectories are kept of each.
+
+        `evaluated` is the newest version whose evaluation counts as made.
+        """
         self._folder, self._fetch, self._per_step = folder, fetch, per_step
         self._console = console or Console(stderr=True)
-        self._metrics = Metrics(folder, resume_at=done if done else None, tracking=tracking, say=self.say)
+        self._metrics = Metrics(
+            folder,
+            resume_at=done if done or evaluated >= 0 else None,
+            keeps=lambda line: line.get("eval/version", -1) <= evaluated,
+            tracking=tracking,
+            say=self.say,
+        )
+        self._writing = asyncio.Lock()  # an evaluation may end while a step is written
         self._progress = Progress(
             TextColumn("GRPO"),
             BarColumn(bar_width=20),
@@ -93,7 +114,16 @@ class RunRecorder:
         if not self._console.is_terminal:
             self._console.print(f"step {step}: {line}  {metrics['time/step_s']:.1f} s", highlight=False)
         rows = await self._rows(step, groups)
-        await asyncio.to_thread(self._write, step, metrics, rows)
+        async with self._writing:
+            await asyncio.to_thread(self._write, step, metrics, rows)
+
+    async def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A line of its own for the step whose weights were evaluated, in the file and on the terminal."""
+        shown = [f"{name} {metrics[key]:{form}}" for name, key, form in EVALUATED if key in metrics]
+        best = "  the best so far" if metrics.get("eval/best") else ""
+        self.say(f"evaluation at step {step}: {'  '.join(shown)}{best}")
+        async with self._writing:
+            await asyncio.to_thread(self._metrics.log, step, metrics)
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False)

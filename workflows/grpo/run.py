@@ -1,6 +1,6 @@
 """`mmsearch grpo`: asynchronous GRPO from a start model to an exported one.
 
-    <run>/grpo/  manifest.json  metrics.jsonl  tensorboard/  trajectories/  checkpoints/  export/
+    <run>/grpo/  manifest.json  metrics.jsonl  tensorboard/  trajectories/  checkpoints/  best/  export/
 
 A run that was stopped or killed continues from its newest whole checkpoint; one that is complete is not run again.
 Ctrl-C or SIGTERM: the step under way is finished, a checkpoint is made, and the command ends; a second one ends it
@@ -27,15 +27,18 @@ from cluster.errors import UserError
 from cluster.storage import Folder
 from cluster.telemetry import TRACKED
 from workflows.grpo import manifest, start_check
+from workflows.grpo.best_models import BestModels
 from workflows.grpo.cast import Cast, Plan
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore
 from workflows.grpo.controller import Controller, RunEnd
-from workflows.grpo.ports import BudgetSpent
+from workflows.grpo.evaluation_state import Best
+from workflows.grpo.held_out import hold_out
+from workflows.grpo.ports import BudgetSpent, ControllerState
 from workflows.grpo.questions import Questions, load_questions
 from workflows.grpo.ray_ports import RayLearner, RaySaver, fetch, restored
 from workflows.grpo.recorder import RunRecorder
 
-LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", TRACKED, "export", manifest.FILE)
+LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", TRACKED, "best", "export", manifest.FILE)
 SHOWN_REASONS = 3
 
 
@@ -44,7 +47,8 @@ class Start:
     """What a run finds before anything is started; whatever is wrong with it is said before Ray is there."""
 
     identity: dict[str, Any]
-    questions: Questions
+    questions: Questions  # to learn from
+    held_out: Mapping[str, Question]  # of the same dataset, to evaluate with
     store: CheckpointStore
     checkpoint: Checkpoint | None
 
@@ -74,14 +78,19 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
             plan.folder.delete(name)
     identity = identity_of(plan)
     done = manifest.read(plan.folder)
-    if done.get("complete") and done.get("identity") == identity and done.get("steps") == plan.grpo.steps:
+    if done.get("complete") and _same(done, _ending_of(plan) | {"identity": identity}):
+        step = int(done.get("step", plan.grpo.steps))
         where = plan.folder / "export"
-        console.print(f"GRPO: the {plan.grpo.steps} steps of this configuration are done already: {where}")
-        return RunEnd(plan.grpo.steps, True, "it was complete already")
+        console.print(f"GRPO: the {step} steps of this configuration are done already: {where}")
+        return RunEnd(step, True, "it was complete already")
     questions = load_questions(plan.questions, plan.images)
     _tell_questions(questions, console)
+    asked = plan.grpo.evaluation
+    learned, held_out = hold_out(questions.by_id, asked.questions if asked.every else 0, plan.seed)
+    if held_out:
+        console.print(f"GRPO: {len(held_out)} of them are held out, for an evaluation every {asked.every} steps")
     store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
-    start = Start(identity, questions, store, store.latest())
+    start = Start(identity, dataclasses.replace(questions, by_id=learned), held_out, store, store.latest())
     with runtime.connect(plan.cluster) as cluster:
         try:
             end = asyncio.run(_train(plan, start, cluster, console))
@@ -108,7 +117,21 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "learner.objective": dataclasses.asdict(plan.learner.objective),
         "learner.backend.kind": plan.learner.backend.kind,
         "reward": dataclasses.asdict(plan.reward.rule()),
+        **({"grpo.evaluation.questions": g.evaluation.questions} if g.evaluation.every else {}),
+        **({"grpo.evaluation.metric": g.evaluation.metric} if g.evaluation.every else {}),
     }
+
+
+def _ending_of(plan: Plan) -> dict[str, Any]:
+    """What may change from part to part, and decides when a run is complete and with which weights."""
+    g, e = plan.grpo, plan.grpo.evaluation
+    evaluation = {"every": e.every, "patience": e.patience, "min_delta": e.min_delta} if e.every else None
+    return {"steps": g.steps, "evaluation": evaluation, "export": g.export}
+
+
+def _same(done: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a manifest agrees; one from before there were evaluations ran without."""
+    return all({"export": "last", **done}.get(key) == value for key, value in now.items())
 
 
 async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Console) -> RunEnd:
@@ -123,11 +146,18 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
             await cast.ranks.load((checkpoint.folder / "learner").address)
         else:
             await _check_start(plan, cast, questions.by_id, console)
-        end, last = await _learn(plan, cast, start, console)
+        best = BestModels(
+            plan.folder / "best",
+            cast.ranks.keep,
+            plan.grpo.keep_checkpoints,
+            plan.grpo.train_timeout_s + plan.grpo.checkpoint_timeout_s,  # its turn comes after the step under way
+        )
+        controller, end, last = await _learn(plan, cast, start, best, console)
+        found = controller.evaluation.state.best
         if end.complete:
-            await cast.ranks.export((plan.folder / "export").address)
-            took = f"{end.step} steps, this part in {time.time() - began:.0f} s"
-            console.print(f"GRPO: {took}; the model is at {plan.folder / 'export'}")
+            exported = await _export(plan, cast, best, found, console)
+            took = f"{end.step} steps ({end.reason}), this part in {time.time() - began:.0f} s"
+            console.print(f"GRPO: {took}; the {exported} model is at {plan.folder / 'export'}")
     finally:
         await cast.close()
     manifest.write(
@@ -135,11 +165,13 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
         identity=start.identity,
         settings=dict(plan.resolved),
         seed=plan.seed,
-        steps=plan.grpo.steps,
         step=end.step,
         complete=end.complete,
         reason=end.reason,
+        **_ending_of(plan),
+        best=dataclasses.asdict(found) if found else None,
         questions=len(questions.by_id),
+        questions_held_out=len(start.held_out),
         questions_dropped=questions.dropped,
         dropped_because=list(questions.reasons),
         seconds=time.time() - began,
@@ -148,27 +180,56 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
     return end
 
 
-async def _learn(plan: Plan, cast: Cast, start: Start, console: Console) -> tuple[RunEnd, Mapping[str, float]]:
-    checkpoint, questions = start.checkpoint, start.questions.by_id
-    done = checkpoint.state.step if checkpoint else 0
-    finished = restored(checkpoint, questions) if checkpoint else []
+async def _export(plan: Plan, cast: Cast, models: BestModels, best: Best | None, console: Console) -> str:
+    """What `grpo.export` asks for goes to export/; returns which it was."""
+    target = plan.folder / "export"
+    if plan.grpo.export == "best" and best:
+        await models.export(best, target)
+        return f"best (step {best.step}, {best.metric} {best.value:.3f})"
+    if plan.grpo.export == "best":
+        console.print("[yellow]GRPO: no evaluation counted, so there is no best model: the last one is exported[/]")
+    await cast.ranks.export(target.address)
+    return "last"
+
+
+def _resumed(start: Start, best: BestModels, keeps: bool, console: Console) -> ControllerState | None:
+    """The checkpoint's state; without its best version if the weights of that one are gone."""
+    if not start.checkpoint:
+        return None
+    state = start.checkpoint.state
+    if not keeps or best.resume(state.evaluation.best):
+        return state
+    console.print("[yellow]GRPO: the best weights so far are not there any more: the next evaluation's are the best[/]")
+    return dataclasses.replace(state, evaluation=dataclasses.replace(state.evaluation, best=None))
+
+
+async def _learn(
+    plan: Plan, cast: Cast, start: Start, best: BestModels, console: Console
+) -> tuple[Controller, RunEnd, Mapping[str, float]]:
+    questions = start.questions.by_id
+    state = _resumed(start, best, bool(plan.grpo.evaluation.every and plan.grpo.evaluation.best), console)
+    done = state.step if state else 0
+    evaluated = state.evaluation.evaluated if state else -1
+    finished = restored(start.checkpoint, questions) if start.checkpoint else []
     g = plan.grpo
     per_step = g.trajectories_per_step
-    with RunRecorder(plan.folder, fetch, g.steps, done, per_step, console, plan.tracking) as recorder:
+    with RunRecorder(plan.folder, fetch, g.steps, done, per_step, console, plan.tracking, evaluated) as recorder:
         controller = Controller(
             g,
             questions,
             cast.samplers,
             RayLearner(cast.ranks),
-            RaySaver(start.store, cast.ranks),
+            RaySaver(start.store, cast.ranks, best),
             recorder,
             seed=plan.seed,
-            state=checkpoint.state if checkpoint else None,
+            state=state,
             finished=finished,
+            held_out=start.held_out,
+            keeper=best,
         )
         with _stopped_by_signals(controller):
             end = await controller.run()
-        return end, recorder.last
+        return controller, end, recorder.last
 
 
 @contextmanager

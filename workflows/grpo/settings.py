@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 AT_LEAST_ONE = {"ge": 1}
 NOT_NEGATIVE = {"ge": 0}
 SECONDS = {"gt": 0.0}
+
+
+@dataclass(frozen=True)
+class OnlineEvaluationSettings:
+    """A fixed set of questions that is asked again and again while the policy learns from the others.
+
+    They are held out of the training questions, so the test split stays unseen. Greedy, same tools, same bounds.
+    """
+
+    every: int = field(default=0, metadata=NOT_NEGATIVE)
+    # steps from one evaluation to the next; the last step is evaluated too; 0: off, and nothing is held out
+    questions: int = field(default=60, metadata=AT_LEAST_ONE)
+    # held out, of each kind in proportion
+    at_start: bool = True
+    # evaluate the model that the run starts from, too
+    metric: Literal["exact_match", "reward"] = "exact_match"
+    # what is best is decided by
+    best: bool = True
+    # keep the weights of the best version in grpo/best
+    patience: int = field(default=0, metadata=NOT_NEGATIVE)
+    # evaluations without improvement that end the run; 0: never
+    min_delta: float = field(default=0.0, metadata=NOT_NEGATIVE)
+    # what counts as an improvement for patience: more than this above the last one
+    timeout_s: float = field(default=300.0, metadata=SECONDS)
+    # one evaluation; what is not played by then is given up, so that the next weights can be published
 
 
 @dataclass(frozen=True)
@@ -92,12 +118,19 @@ class GrpoSettings:
     trajectories_per_step: int = field(default=8, metadata=NOT_NEGATIVE)
     # kept in trajectories/*.parquet, for people
 
+    evaluation: OnlineEvaluationSettings = field(default_factory=OnlineEvaluationSettings)
+    # while training goes on
+    export: Literal["last", "best"] = "last"
+    # which weights grpo/export gets; the best of many evaluations on few questions is better than it is, so ask for it
+
     def check(self) -> None:
         """Raise ValueError for values that do not fit each other."""
         if self.min_siblings > self.group_size:
             raise ValueError(f"min_siblings must be at most group_size={self.group_size}, not {self.min_siblings}")
         if self.window is not None and not 1 <= self.window <= self.slots:
             raise ValueError(f"window must be between 1 and the {self.slots} slots, not {self.window}")
+        if self.export == "best" and not (self.evaluation.every and self.evaluation.best):
+            raise ValueError("export=best needs evaluation.every of at least 1, and evaluation.best")
 
     @property
     def slots(self) -> int:

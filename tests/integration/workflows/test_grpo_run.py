@@ -7,13 +7,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from actors.agent.episode import Limits
 from actors.agent.prompts import PRESETS
 from actors.agent.protocol import TAGS
 from actors.learner.settings import BackendSettings, LearnerSettings
 from actors.model.images import BlobImages
-from actors.model.load import check_model_folder
+from actors.model.load import check_model_folder, load_policy
 from actors.model.tiny import save_tiny
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
@@ -30,7 +31,7 @@ from workflows.embedded.search import publish_web
 from workflows.grpo import manifest
 from workflows.grpo.cast import Plan
 from workflows.grpo.run import train
-from workflows.grpo.settings import GrpoSettings
+from workflows.grpo.settings import GrpoSettings, OnlineEvaluationSettings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -89,22 +90,38 @@ def plan(tmp_path_factory):
         grpo=GrpoSettings(
             steps=3, groups_per_step=2, group_size=4, max_staleness=1, max_tokens=12, filter_zero_variance=False,
             checkpoint_every=1, start_check_questions=1, episode_timeout_s=60.0, trajectories_per_step=3,
+            evaluation=OnlineEvaluationSettings(every=2, questions=4), export="best",
         ),
         cluster=RuntimeSettings(address="local", num_cpus=2, oversubscribe=True),
         resolved={},
     )  # fmt: skip
 
 
+def check_evaluations(plan, evaluations, facts):
+    """Every version was evaluated alone; the model knows nothing, so the first weights, the start model's, are best."""
+    assert [m["eval/version"] for m in evaluations] == [0, 2, 3]
+    assert [(m["eval/episodes"], m["eval/failed"], m["eval/wrong_version"]) for m in evaluations] == [(4, 0, 0)] * 3
+    assert (facts["questions_held_out"], facts["best"]["step"], facts["best"]["value"]) == (4, 0, 0.0)
+    start = load_policy(plan.model, "float32").state_dict()
+    for folder in ("best/step-000000", "export"):
+        check_model_folder(plan.folder.local_path / folder)
+        kept = load_policy(plan.folder.local_path / folder, "float32").state_dict()
+        assert kept.keys() == start.keys()
+        assert all(torch.equal(kept[name], tensor) for name, tensor in start.items())
+
+
 def test_a_run_ends_with_a_model_metrics_and_episodes(plan):
     assert train(plan).complete
     check_model_folder(plan.folder.local_path / "export")
-    steps = read(plan.folder)
+    lines = read(plan.folder)
+    steps = [m for m in lines if "eval/version" not in m]
     assert [m["step"] for m in steps] == [1, 2, 3]
     assert all(m["staleness/max"] <= 1 for m in steps)
     assert all(m["tokens/trained"] > 0 for m in steps)
     assert steps[-1]["groups_total/trained"] == 6
     facts = manifest.read(plan.folder)
-    assert (facts["complete"], facts["questions"], facts["questions_dropped"]) == (True, 24, 1)
+    assert (facts["complete"], facts["questions"], facts["questions_dropped"]) == (True, 20, 1)
+    check_evaluations(plan, [m for m in lines if "eval/version" in m], facts)
     rows = pq.read_table(plan.folder.local_path / "trajectories/step-000003.parquet").to_pylist()
     assert len(rows) == 3
 

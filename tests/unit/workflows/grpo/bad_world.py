@@ -9,15 +9,16 @@ import contextlib
 import json
 import random
 import selectors
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
 from actors.agent.trajectory import Ending, Failure, Label, Question, Summary
 from workflows.grpo.controller import Controller
+from workflows.grpo.evaluation_state import EvaluationState
 from workflows.grpo.ports import ControllerState, SamplerGone
 from workflows.grpo.prompts_cursor import CursorState
-from workflows.grpo.settings import GrpoSettings
+from workflows.grpo.settings import GrpoSettings, OnlineEvaluationSettings
 from workflows.grpo.work_buffer import BufferState
 
 
@@ -85,6 +86,12 @@ class World:
     saved: list = field(default_factory=list)  # checkpoints: (state as JSON, finished groups, lineage)
     metrics: list = field(default_factory=list)
     said: list = field(default_factory=list)
+    quality: list = field(default_factory=list)  # by version, how much of an evaluation is right; the last one stays
+    hangs_evaluation: bool = False
+    evaluating: int = 0  # greedy episodes under way
+    evaluations: list = field(default_factory=list)  # metrics
+    kept: list = field(default_factory=list)  # steps whose weights were kept
+    begun: list = field(default_factory=list)  # ids of questions, in the order in which their episodes began
 
     def __post_init__(self):
         self.random = random.Random(self.seed)
@@ -93,12 +100,26 @@ class World:
             f"q{i}": Question(f"q{i}", "?", kind=kinds[i % 3], designed_label=Label.REQUIRED if i % 3 else Label.FREE)
             for i in range(60)
         }
+        self.held_out = {f"h{i}": Question(f"h{i}", "?", answers=("yes",), kind=kinds[i % 3]) for i in range(10)}
 
     def step(self, *args):
         return self._record(*args)
 
     async def _record(self, step, metrics, groups):
         self.metrics.append({**metrics, "step": step})
+
+    async def evaluated(self, step, metrics):
+        self.evaluations.append({**metrics, "step": step})
+
+    async def keep(self, best):
+        await asyncio.sleep(self.random.uniform(0.1, 3))
+        assert self.published == best.version, "the weights to keep are not those published last"
+        self.kept.append(best.step)
+
+    def right(self, question, version):
+        """Whether an evaluated episode is right: a matter of question and weights alone."""
+        quality = self.quality[min(version, len(self.quality) - 1)] if self.quality else 5
+        return int(question.id[1:]) < quality
 
     def say(self, message):
         self.said.append(message)
@@ -107,11 +128,14 @@ class World:
     async def train(self, groups, version):
         await asyncio.sleep(self.random.uniform(1, 5))
         assert not {g.id for g in groups} & set(self.lineage), "a group is trained on twice"
+        assert not {g.question.id for g in groups} & set(self.held_out), "a held-out question is trained on"
         self.lineage += [g.id for g in groups]
         return {"loss": 0.5}
 
     async def publish(self, version):
+        assert not self.evaluating, "published while an evaluation is under way"
         await asyncio.sleep(self.random.uniform(0.1, 0.5))
+        self.published = version
         return version
 
     # the storage
@@ -125,6 +149,7 @@ class World:
                 "buffer": state.buffer.to_json(),
                 "cursor": state.cursor.to_json(),
                 "totals": dict(state.totals),
+                "evaluation": state.evaluation.to_json(),
             }
         )
         self.saved.append((text, list(finished), lineage))
@@ -139,6 +164,20 @@ class OneSampler:
     latency: float = 2.0
 
     async def run(self, question, index, sampling):
+        self.world.begun.append(question.id)
+        greedy = sampling.temperature == 0
+        assert greedy == (question.id in self.world.held_out), "held out is what is evaluated, and nothing else"
+        if not greedy:
+            return await self.play(question, index)
+        self.world.evaluating += 1
+        try:
+            if self.world.hangs_evaluation:
+                await asyncio.Event().wait()
+            return await self.play(question, index)
+        finally:
+            self.world.evaluating -= 1
+
+    async def play(self, question, index):
         world, luck, chance = self.world, self.world.luck, self.world.random.random
         if self.dead:
             raise SamplerGone("was dead")
@@ -166,7 +205,8 @@ class OneSampler:
         return (
             Summary(
                 question.id, index, reward, reward, Ending.ANSWERED, failure, index % 2, sum(tokens.values()), 50,
-                min(tokens), max(tokens), 1.0, {"tokens_by_version": tokens},
+                min(tokens), max(tokens), 1.0,
+                {"tokens_by_version": tokens, "answer": "yes" if world.right(question, self.version) else "no"},
             ),
             f"payload of {question.id}/{index}",
         )  # fmt: skip
@@ -197,6 +237,7 @@ SMALL = GrpoSettings(
     steps=6, groups_per_step=3, group_size=4, max_staleness=1, samplers=2, episodes_per_sampler=20,
     checkpoint_every=2, episode_timeout_s=60, stall_report_s=30, batch_timeout_s=2000, ready_timeout_s=60,
 )  # fmt: skip
+EVALUATED = replace(SMALL, evaluation=OnlineEvaluationSettings(every=2, questions=10))
 
 
 def controller(world, settings, resume=False):
@@ -207,12 +248,16 @@ def controller(world, settings, resume=False):
         data = json.loads(text)
         state = ControllerState(
             data["step"], data["version"], BufferState.from_json(data["buffer"]),
-            CursorState.from_json(data["cursor"]), data["totals"],
+            CursorState.from_json(data["cursor"]), data["totals"], EvaluationState.from_json(data["evaluation"]),
         )  # fmt: skip
         world.lineage[:] = lineage
     elif resume:
         world.lineage.clear()
-    return Controller(settings, world.questions, samplers, world, world, world, 0, state, finished)
+    world.evaluating = 0
+    held_out = world.held_out if settings.evaluation.every else {}
+    return Controller(
+        settings, world.questions, samplers, world, world, world, 0, state, finished, held_out, keeper=world
+    )
 
 
 def check_books(c):

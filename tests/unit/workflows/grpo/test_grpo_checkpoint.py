@@ -28,6 +28,7 @@ from actors.agent.trajectory import (
 from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.grpo.checkpoint import CheckpointStore, SavedGroup
+from workflows.grpo.evaluation_state import Best, EvaluationState
 from workflows.grpo.ports import ControllerState
 from workflows.grpo.prompts_cursor import PromptsCursor
 from workflows.grpo.records import row_for_people, trajectory_from, trajectory_to
@@ -94,7 +95,9 @@ def state(step):
     buffer.start(0)
     buffer.finish(0, step)
     buffer.start(1)
-    return ControllerState(step, step, buffer.snapshot(), PromptsCursor(["q0", "q1", "q2"], 1).snapshot(), {"t": 2})
+    cursor = PromptsCursor(["q0", "q1", "q2"], 1).snapshot()
+    seen = EvaluationState(step, Best(1, 1, "exact_match", 0.5, 0.4, 0.6), 0.5, 1)
+    return ControllerState(step, step, buffer.snapshot(), cursor, {"t": 2}, seen)
 
 
 async def save_learner(folder):

@@ -20,6 +20,8 @@ from workflows.grpo.settings import GrpoSettings
         ("min_siblings=9", "min_siblings"),
         ("window=33", "window"),
         ("group_sise=8", "group_size"),
+        ("export=best", "export=best needs evaluation.every"),
+        ("evaluation.metric=f1", "evaluation.metric"),
     ],
 )
 def test_an_impossible_value_is_named(bad, key):

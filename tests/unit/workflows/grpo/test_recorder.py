@@ -31,9 +31,13 @@ async def fetch(payloads):
     return list(payloads)
 
 
-async def record(folder, done, steps, per_step=5):
+async def record(folder, done, steps, per_step=5, evaluated=-1, evaluate=()):
     out = io.StringIO()
-    with RunRecorder(folder, fetch, 9, done, per_step, Console(file=out, width=200)) as recorder:
+    with RunRecorder(folder, fetch, 9, done, per_step, Console(file=out, width=200), None, evaluated) as recorder:
+        for version in evaluate:
+            await recorder.evaluated(
+                version, {"eval/version": float(version), "eval/exact_match": 0.25, "eval/best": 1.0}
+            )
         for step in steps:
             await recorder.step(step, {"reward/mean": step / 10, "time/step_s": 1.0}, [group(i) for i in range(3)])
         recorder.say("sampler s0 is fenced: [died]")
@@ -58,3 +62,14 @@ async def test_a_step_that_is_made_again_stands_once(tmp_path):
     await record(folder, 0, [1, 2, 3])
     await record(folder, 1, [2])
     assert [m["step"] for m in read(folder)] == [1, 2]
+
+
+async def test_an_evaluation_is_a_line_of_its_own_until_it_is_made_again(tmp_path):
+    folder = Folder(tmp_path)
+    text = await record(folder, 0, [1, 2], evaluate=[0, 2])
+    assert "evaluation at step 2: right 25.0%  the best so far" in text
+    assert sorted(m["step"] for m in read(folder)) == [0, 1, 2, 2]
+    await record(folder, 2, [3], evaluated=0)  # the checkpoint of step 2 was made while that was evaluated
+    assert [m["eval/version"] for m in read(folder) if "eval/version" in m] == [0]
+    await record(folder, 0, [1], evaluated=0)  # stopped after the first evaluation, before the first step
+    assert sorted((m["step"], "eval/version" in m) for m in read(folder)) == [(0, True), (1, False)]
