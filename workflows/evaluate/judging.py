@@ -94,7 +94,7 @@ def _judged(
 
 
 def _to_ask(row: Row) -> bool:
-    return row.counts and row.ending == "answered" and bool(row.answer.strip())
+    return row.counts and row.ending == "answered" and bool(row.answer.strip() and row.answers)
 
 
 def _place(row: Row) -> tuple[str, str, int]:

@@ -52,6 +52,15 @@ def test_the_baseline_really_searches_twice_in_the_real_world(plan, results):
     assert overall["search_success"] > 0
 
 
+def test_every_score_has_its_interval_and_every_breakdown_is_there(plan, results):
+    for arm in plan.folder.read_json(RESULTS)["arms"].values():
+        low, high = arm["intervals"]["exact_match"]
+        assert low <= arm["overall"]["exact_match"] <= high
+        assert arm["kinds"].keys() == arm["kind_intervals"].keys()
+        assert arm["labels"].keys() == arm["label_intervals"].keys()
+        assert sum(arm["behaviour"].values()) == pytest.approx(1)
+
+
 def test_what_was_played_is_not_played_again_and_other_weights_are(plan, results, capsys):
     assert evaluate(plan)["arms"] == results["arms"]
     assert capsys.readouterr().err.count("was played already") == 3
@@ -71,3 +80,9 @@ def test_an_episode_that_does_not_fit_the_engine_is_said_before_anything_starts(
     small = replace(plan, engine=dataclasses.replace(plan.engine, max_model_len=100))
     with pytest.raises(UserError, match="max_model_len is 100"):
         evaluate(small)
+
+
+def test_an_arm_that_the_protocol_cannot_play_is_said_before_anything_starts(plan):
+    crops = dataclasses.replace(plan.evaluate, arms=["rag_crop"])
+    with pytest.raises(UserError, match=r"rag_crop needs searches for parts .* agent.preset=mmsearch_r1"):
+        evaluate(replace(plan, preset="mmsearch_r1", evaluate=crops))

@@ -58,6 +58,7 @@ def test_answers_are_judged_and_what_gave_none_is_wrong_unasked(tmp_path):
     assert (measured["judged"], measured["exact_match"], measured["unjudged"]) == (0.25, 0.0, 0)
     assert len(server.requests) == 2
     assert f"questions, gold answers, answers of 2 cases are sent to {server.address} (model a-judge)" in told
+    assert judged.told is not None
     assert (judged.told["cases"], judged.told["asked"], judged.told["unknown"]) == (2, 2, 0)
     assert read_rows(Folder(tmp_path), "sft.parquet") == judged.arms["sft"]
 
@@ -67,6 +68,7 @@ def test_a_second_evaluation_asks_nothing_and_arms_that_say_the_same_are_asked_a
         first, _ = judge(server, tmp_path, {"sft": ROWS, "rl": ROWS})
         assert len(server.requests) == 2
         again, told = judge(server, tmp_path, {"sft": ROWS, "rl": ROWS})
+    assert again.told is not None
     assert (again.arms, again.told["asked"], told) == (first.arms, 0, "")
 
 

@@ -38,7 +38,9 @@ def test_the_estimate_lies_in_its_interval_and_both_are_defined_together(drawn):
     rows = made(drawn)
     estimate, found = measure(rows, 5), intervals([rows], 5)
     for name, (low, high) in found.items():
-        assert low - 1e-9 <= estimate[name] <= high + 1e-9
+        value = estimate[name]
+        assert value is not None
+        assert low - 1e-9 <= value <= high + 1e-9
     assert all(
         (estimate[name] is None) == (name not in found) for name in ("search_success", "exact_match", "recovery")
     )
