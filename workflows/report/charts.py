@@ -21,6 +21,8 @@ TOP, BOTTOM = 10.0, 24.0
 GLYPH = 7.0  # pixels of a character of an end label, in the widest of the system fonts
 LABEL_HEIGHT = 13.0
 LONGEST_LABEL = 12  # characters of a name that stands at the end of its line; longer ones are in the legend
+STRIP = 1.5  # pixels to each side
+MUTED = 7  # the colour of what is no curve
 MOST_POINTS = 240  # of a drawn line: more are averaged, as a screen shows no more
 
 Point = tuple[float, float | None]
@@ -36,6 +38,7 @@ class Line:
     dash: int = 0  # 0: solid
     faint: tuple[Point, ...] = ()  # the same before smoothing
     marks: bool = False  # a dot at every point
+    key: str = ""  # what its dash means, where colours mean runs, which the page explains once
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ def draw(chart: Chart, key: str) -> Drawn | None:
         w=WIDTH, h=HEIGHT, k=key, t=chart.title, d=_described(chart, lines), body=Markup("").join(parts),
         top=TOP, bottom=HEIGHT - BOTTOM,
     )  # fmt: skip
-    legend = () if (named and not chart.stacked) else tuple((line.name, line.colour, line.dash) for line in lines)
+    legend = () if named and not chart.stacked else tuple((line.name, line.colour, line.dash) for line in lines)
+    if any(line.key for line in lines):
+        legend = tuple(dict.fromkeys((line.key, MUTED, line.dash) for line in lines if line.key))
     return Drawn(chart.title, chart.says, svg, legend, _hover(chart, lines, x, y))
 
 
@@ -115,7 +120,7 @@ def stack(lines: Sequence[Line]) -> list[list[float | None]]:
 def thinned(line: Line, most: int = MOST_POINTS) -> Line:
     """At most so many points: means over neighbours; a bin of gaps stays one."""
     return Line(
-        line.name, bins(line.points, most), line.colour, line.dash, bins(line.faint, most), line.marks
+        line.name, bins(line.points, most), line.colour, line.dash, bins(line.faint, most), line.marks, line.key
     )  # fmt: skip
 
 
@@ -197,9 +202,12 @@ def _area(line: Line, tops: Sequence[Sequence[float | None]], i: int, x: Scale, 
             polygons[-1].append((a, pair[0], pair[1] or 0.0))
     words = []
     for run in (run for run in polygons if run):
-        wide = run if len(run) > 1 else [(run[0][0] - 0.4, *run[0][1:]), (run[0][0] + 0.4, *run[0][1:])]
-        there = [f"{x(a):.1f},{y(top):.1f}" for a, top, _ in wide]
-        back = [f"{x(a):.1f},{y(low):.1f}" for a, _, low in reversed(wide)]
+        edges = [(x(a), y(top), y(low)) for a, top, low in run]
+        if len(edges) == 1:  # a stretch of one point is a thin strip
+            ((at, top, low),) = edges
+            edges = [(max(x.start, at - STRIP), top, low), (min(x.end, at + STRIP), top, low)]
+        there = [f"{at:.1f},{top:.1f}" for at, top, _ in edges]
+        back = [f"{at:.1f},{low:.1f}" for at, _, low in reversed(edges)]
         words.append("M" + " ".join(there + back) + "Z")
     return Markup('<path class="area c{}" d="{}"/>').format(line.colour, " ".join(words))
 

@@ -16,6 +16,7 @@ SMOOTHED_FROM = 40  # points; fewer are drawn as they are
 WINDOWS = 12  # as many smoothing windows make the whole curve
 MOST_WINDOW = 25
 AREA_POINTS = 40  # of a stacked area: finer is only noise
+COLOURS = 8  # of the page; a ninth curve has the first one again
 MOST_AREAS = 6  # runs whose idle times are drawn
 BUSY = "busy"
 CAUSES = (BUSY, "publish", "tool_wait", "long_tail", "batch_starvation", "no_slot")  # their colours, for both roles
@@ -121,9 +122,12 @@ def overlaid(wanted: Wanted, told: Sequence[tuple[str, Sequence[Mapping[str, Any
             if empty or points in own:  # a part that is the whole
                 continue
             own.append(points)
-            shown = name if not several else run if len(wanted.curves) == 1 else f"{run} · {name}"
-            colour, dash = (at_run, at_curve) if several else (at_curve, 0)
-            lines.append(_line(shown, points, colour, dash, wanted))
+            if several and len(wanted.curves) == 1:
+                lines.append(_line(wanted, points, run, at_run))
+            elif several:
+                lines.append(_line(wanted, points, f"{run} · {name}", at_run, at_curve, name))
+            else:
+                lines.append(_line(wanted, points, name, at_curve))
     return Chart(wanted.title, wanted.says + _smoothing(lines), tuple(lines), wanted.unit, wanted.ceiling)
 
 
@@ -161,18 +165,16 @@ def _shares(step: Mapping[str, Any], causes: Sequence[str], busy: float | None) 
     waited = sum(seconds.values())
     if busy is None or (waited == 0 and busy == 0):
         return None
-    if waited == 0:
-        return {BUSY: 1.0}
-    return {BUSY: busy} | {cause: (1 - busy) * s / waited for cause, s in seconds.items()}
+    return {BUSY: busy} | {cause: (1 - busy) * s / waited if waited else 0.0 for cause, s in seconds.items()}
 
 
-def _line(name: str, points: tuple[Point, ...], colour: int, dash: int, wanted: Wanted) -> Line:
+def _line(wanted: Wanted, points: tuple[Point, ...], name: str, colour: int, dash: int = 0, key: str = "") -> Line:
+    colour %= COLOURS
     if not wanted.smooth or len(points) < SMOOTHED_FROM:
-        return Line(name, points, colour, dash, marks=wanted.marks)
+        return Line(name, points, colour, dash, marks=wanted.marks, key=key)
     window = min(MOST_WINDOW, len(points) // WINDOWS) | 1
-    return Line(
-        name, smooth(points, window), colour, dash, faint=points if dash == 0 and len(wanted.curves) < 4 else ()
-    )
+    faint = points if dash == 0 and len(wanted.curves) < 4 else ()  # more of them would be a thicket
+    return Line(name, smooth(points, window), colour, dash, faint, key=key)
 
 
 def _smoothing(lines: Sequence[Line]) -> str:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from workflows.report import bars, tables
 from workflows.report.charts import Chart, Drawn, draw
 from workflows.report.comparing import differences
-from workflows.report.curves import grpo_charts, supervised_charts
+from workflows.report.curves import COLOURS, grpo_charts, supervised_charts
 from workflows.report.episodes import Shown
 from workflows.report.pictures import Album
 from workflows.report.sources import STAGES, RunFacts
@@ -64,7 +64,7 @@ def page(runs: Sequence[RunFacts], shown: Sequence[Shown], album: Album, pooled:
         behaviour_key=BEHAVIOUR,
         confusions=confusions(arms),
         training=sections,
-        run_key=[(run.name, i) for i, run in enumerate(runs)] if len(runs) > 1 else [],
+        run_key=[(run.name, i % COLOURS) for i, run in enumerate(runs)] if len(runs) > 1 else [],
         n_episodes=len(episodes),
         per_arm=[f"{n} of {arm}" for part in shown for arm, n in part.of.items()] if len(runs) == 1 else [],
         pictures_missing=len(album.missing),

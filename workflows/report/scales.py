@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
+TINY = 1e-290  # below it floating point has no room for ticks
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,16 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     step = next((nice * power for nice in NICE if nice * power >= rough * 0.999), 10 * power)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def span(low: float, high: float, *, zero: bool = True) -> tuple[float, float]:
     """A domain that ends on ticks and has a height, also for a single value."""
     if zero:
         low, high = min(0.0, low), max(0.0, high)
-    if high - low < 1e-12:
-        pad = abs(high) * 0.1 or 1.0
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, TINY):
+        pad = size * 0.1 if size > TINY else 1.0
         low, high = (low if zero and low == 0.0 else low - pad), high + pad
     marks = ticks(low, high)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ def read_run(folder: Folder, name: str) -> RunFacts:
         model=_model(folder),
         curves=curves,
         missing=tuple(
-            (what, f"mmsearch {command} run.storage={folder}") for what, file, command in PARTS
+            (what, f"mmsearch {command} run.storage={shlex.quote(folder.address)}") for what, file, command in PARTS
             if not folder.exists(file)
         ),
         notes=tuple(notes),
@@ -139,10 +140,10 @@ def read_lines(folder: Folder, stage: str, notes: list[str]) -> list[dict[str, A
     for line in filter(str.strip, text.split("\n")):
         try:
             values = json.loads(line)
-            step = number(values["step"])
-        except (ValueError, KeyError, TypeError):
-            step = None
-        if step is None:
+        except ValueError:
+            values = None
+        step = number(values.get("step")) if isinstance(values, dict) else None
+        if step is None or values is None:
             broken += 1
         else:
             by_step[step] = values  # a step that was done again replaces what stood there
