@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,12 @@ dataset = typer.Typer(
     no_args_is_help=True, help="Make training data, or look at it.", epilog="Example: `mmsearch dataset inspect`"
 )
 app.add_typer(dataset, name="dataset")
+bench = typer.Typer(
+    no_args_is_help=True,
+    help="Measure this machine: every figure is a ratio to a bound that is measured in the same run.",
+    epilog="Examples: `mmsearch bench rollout run.name=mine`, `mmsearch bench train --stage sft`",
+)
+app.add_typer(bench, name="bench")
 
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")  # how a word that is a setting begins; a question has a blank before any `=`
 
@@ -139,10 +145,27 @@ def asked(words: list[str]) -> tuple[str | None, list[str]]:
     return (others[0] if others else None), overrides
 
 
-@app.command(epilog="Example: `mmsearch demo run.name=other run.seed=1`")
-def demo(overrides: Overrides = None, config: Config = None) -> None:
-    """Run every stage on this machine, for real; stop with Ctrl-C, start again to continue."""
-    stage("workflows.demo:run", config, overrides)
+@app.command(epilog="Examples: `mmsearch demo run.name=other run.seed=1`, `mmsearch demo --seeds 3 --ablations`")
+def demo(
+    overrides: Overrides = None,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, max=20, help="Runs, each with another seed and another world.")
+    ] = 1,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Also without crop search, without search penalty, on unbalanced data.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Run every stage on this machine, for real; stop with Ctrl-C, start again to continue.
+
+    Over several seeds it ends with means and 95 % intervals, and says which targets were reached.
+    """
+    from workflows.settings import load
+
+    def again(words: Sequence[str]) -> Any:
+        return load(config, [*(overrides or []), *words])
+
+    stage("workflows.demo:run", config, overrides, seeds=seeds, ablations=ablations, again=again)
 
 
 @app.command(epilog="Examples: `mmsearch report embedded`, `mmsearch report runs/a runs/b --out compared.html`")
@@ -164,6 +187,48 @@ def report(
     from workflows.report.run import run
 
     run(runs, out, episodes, show)
+
+
+@bench.command(
+    name="rollout",
+    epilog="Examples: `mmsearch bench rollout run.name=mine`, `mmsearch bench rollout --rounds 2 engine.omp_threads=2`,"
+    " `mmsearch bench rollout --json grpo.start_from=runs/mine/grpo/export`",
+)
+def bench_rollout(
+    overrides: Overrides = None,
+    episodes: Annotated[int, typer.Option(metavar="N", min=1, help="Episodes of one pass.")] = 512,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, help="Episodes, or requests, at a time.")] = 128,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Passes of each side, alternating.")] = 4,
+    profile: Annotated[bool, typer.Option("--profile", help="One more pass, with a profile of the sampler.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """Whole episodes of a run's questions, against bare vLLM `generate` on the same tokens."""
+    from workflows.bench.load import Load
+
+    load = Load(episodes, concurrency, rounds, profile)
+    stage("workflows.bench.rollout:run", config, overrides, load=load, as_json=as_json)
+
+
+@bench.command(
+    name="train",
+    epilog="Examples: `mmsearch bench train run.name=mine`, `mmsearch bench train --stage pretrain --profile`",
+)
+def bench_train(
+    overrides: Overrides = None,
+    which: Annotated[
+        str | None, typer.Option("--stage", metavar="STAGE", help="pretrain or sft (default: both).")
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Optimizer steps that are timed, of each stage.")] = 20,
+    profile: Annotated[bool, typer.Option("--profile", help="Also where the time goes, by operation.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """Tokens a second of real optimizer steps, against what this machine's matrix products would allow."""
+    if which not in (None, "pretrain", "sft"):
+        raise UserError(f"--stage is {which!r} and must be pretrain or sft.")
+    stages = (which,) if which else ("pretrain", "sft")
+    stage("workflows.bench.train:run", config, overrides, stages=stages, steps=steps, profile=profile, as_json=as_json)
 
 
 def main() -> None:

@@ -55,15 +55,15 @@ class Marker:
     outputs: tuple[str, ...]
 
 
-def fingerprints(stages: Sequence[Stage], settings: Any) -> dict[str, str]:
-    """By stage. `stages` are in order: each comes after those that it needs."""
-    found: dict[str, str] = {}
+def fingerprints(stages: Sequence[Stage], settings: Any, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """By stage. `stages` are in order: each comes after those that it needs, or needs one of `before`."""
+    found = dict(before or {})
     for stage in stages:
         parts = {path: _plain(_subtree(settings, path)) for path in stage.settings}
         upstream = {name: found[name] for name in stage.needs}
         text = json.dumps([stage.name, stage.version, parts, upstream], sort_keys=True)
         found[stage.name] = hashlib.sha256(text.encode()).hexdigest()
-    return found
+    return {stage.name: found[stage.name] for stage in stages}
 
 
 def remaining(expected: Mapping[str, float], done: Mapping[str, float]) -> float:
@@ -104,7 +104,7 @@ class StageBook:
         """What would be made anew under a stage that then refuses to go on, in words; "" when nothing would."""
         due = {stage.name: self.due(stage, marks[stage.name]) for stage in stages}
         for stage in stages:
-            changed = [name for name in stage.needs if due[name] is Due.CHANGED]
+            changed = [name for name in stage.needs if due.get(name) is Due.CHANGED]
             if stage.refuses and due[stage.name] is not Due.NEW and changed:
                 return f"{stage.name} was made from another {' and '.join(changed)}"
         return ""

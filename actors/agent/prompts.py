@@ -1,7 +1,8 @@
 """What the model reads, per preset: the first turn, and what comes back from tools.
 
 The two papers' presets follow their tags, limits and after-search instructions (in our own words); `extended` is the
-default of new runs; `compact` is extended with prompts of a few tokens, for models that read only a few hundred.
+default of new runs; `compact` is extended with prompts of a few tokens, for models that read only a few hundred;
+`compact_whole` is compact without searches for parts of a picture, for an ablation.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ _COMPACT = replace(
     opening="{images}{question}",
 )
 
-PRESETS = {preset.name: preset for preset in (_MMSEARCH_R1, _DEEPMMSEARCH_R1, _EXTENDED, _COMPACT)}
+_COMPACT_WHOLE = replace(_COMPACT, name="compact_whole", grammar=replace(_COMPACT.grammar, crops=False, boxes=False))
+
+PRESETS = {preset.name: preset for preset in (_MMSEARCH_R1, _DEEPMMSEARCH_R1, _EXTENDED, _COMPACT, _COMPACT_WHOLE)}
 
 
 def gave_up(answer: str) -> bool:

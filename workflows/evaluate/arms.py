@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from actors.agent.prompts import PRESETS
 
-# Where a run's stages leave their models, by the name that arms and `mmsearch ask --checkpoint` use.
+# Where a run's stages leave their models, by the name that arms and `mmsearch ask --checkpoint` use; GRPO's where
+# grpo.folder is as it is by default.
 WEIGHTS = {"base": "base", "sft": "sft/export", "rl": "grpo/export"}
 MADE_BY = {"base": "pretrain", "sft": "sft", "rl": "grpo"}  # the command
 

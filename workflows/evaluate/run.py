@@ -107,10 +107,11 @@ def plan_of(settings: Any) -> Plan:
 
     run = RunFolder(settings.run.folder)
     dataset = settings.evaluate.dataset
+    weights = {**WEIGHTS, "rl": f"{settings.grpo.folder}/export"}
     return Plan(
         seed=settings.run.seed,
-        folder=run.root / "evaluate",
-        models={name: (run.root / where).address for name, where in WEIGHTS.items()},
+        folder=run.root / settings.evaluate.folder,
+        models={name: (run.root / where).address for name, where in weights.items()},
         questions=Folder(dataset) if dataset else run.questions("test"),
         images=run.images(),
         preset=settings.agent.preset,
@@ -259,22 +260,9 @@ def _conclude(plan: Plan, judged: Judged, questions: Questions, seconds: float, 
         },
     }
     plan.folder.write_json(RESULTS, results)
-    show_documents(results["arms"])
+    tables.show(results["arms"])
     console.print(f"evaluate: {seconds:.0f} s; rows and {RESULTS} are at {plan.folder}", highlight=False)
     return results
-
-
-def show(arms: Mapping[str, Sequence[Row]], max_calls: int) -> None:
-    """The tables of these rows, on standard output."""
-    show_documents({name: arm_document([rows], max_calls) for name, rows in arms.items()})
-
-
-def show_documents(arms: Mapping[str, Mapping[str, Any]]) -> None:
-    """The tables of what results.json holds of arms, on standard output."""
-    out = Console()
-    for table in (tables.overall_table(arms), tables.choices_table(arms), *tables.kinds_tables(arms)):
-        out.print(table)
-    out.print(tables.legend(list(arms)), highlight=False)
 
 
 def _progress(console: Console) -> Progress:

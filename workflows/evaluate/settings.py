@@ -19,6 +19,8 @@ class EvaluateSettings:
     # in the order of the table; the names of workflows/evaluate/arms.py
     dataset: str | None = None
     # folder of Parquet shards, local or s3://; the run's test questions when not given
+    folder: str = "evaluate"
+    # in the run's folder; another name keeps several evaluations of one run apart
     questions: int = field(default=0, metadata=NOT_NEGATIVE)
     # how many of them, drawn by run.seed; 0: all
     samples: int = field(default=1, metadata=AT_LEAST_ONE)

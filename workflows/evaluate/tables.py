@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
-
-from workflows.evaluate.arms import ARMS
 
 Documents = Mapping[str, Mapping[str, Any]]  # by arm
 
@@ -37,6 +36,14 @@ CHOICES = (
 )
 LABELS = (("free", "all free"), ("required", "all required"))
 ARMS_ABREAST = 4  # in the table of kinds
+
+
+def show(arms: Documents) -> None:
+    """All tables, on standard output."""
+    out = Console()
+    for table in (overall_table(arms), choices_table(arms), *kinds_tables(arms)):
+        out.print(table)
+    out.print(legend(arms), highlight=False)
 
 
 def overall_table(arms: Documents) -> Table:
@@ -99,9 +106,9 @@ def _kinds_table(arms: Documents) -> Table:
     return table
 
 
-def legend(arms: Sequence[str]) -> str:
+def legend(arms: Documents) -> str:
     """What the arms are, in words."""
-    return "\n".join(f"  {name}: {ARMS[name].says}" for name in arms)
+    return "\n".join(f"  {name}: {arm['says']}" for name, arm in arms.items())
 
 
 def _table(title: str) -> Table:

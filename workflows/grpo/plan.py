@@ -17,7 +17,7 @@ def plan_of(settings: Any) -> Plan:
     return Plan(
         name=settings.run.name,
         seed=settings.run.seed,
-        folder=run.root / "grpo",
+        folder=run.root / grpo.folder,
         model=grpo.start_from or run.sft_export.address,
         questions=Folder(grpo.questions) if grpo.questions else run.questions("train"),
         images=run.images(),

@@ -27,6 +27,7 @@ from cluster.errors import UserError
 from cluster.storage import Folder
 from cluster.telemetry import TRACKED
 from workflows.grpo import manifest, start_check
+from workflows.grpo.balance import with_free_share
 from workflows.grpo.best_models import BestModels
 from workflows.grpo.cast import Cast, Plan
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore
@@ -87,6 +88,9 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
     _tell_questions(questions, console)
     asked = plan.grpo.evaluation
     learned, held_out = hold_out(questions.by_id, asked.questions if asked.every else 0, plan.seed)
+    if plan.grpo.search_free is not None:
+        learned = with_free_share(learned, plan.grpo.search_free, plan.seed)
+        console.print(f"GRPO: {len(learned)} of them are learned from, {plan.grpo.search_free:.0%} search-free")
     if held_out:
         console.print(f"GRPO: {len(held_out)} of them are held out, for an evaluation every {asked.every} steps")
     store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
@@ -117,6 +121,7 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "learner.objective": dataclasses.asdict(plan.learner.objective),
         "learner.backend.kind": plan.learner.backend.kind,
         "reward": dataclasses.asdict(plan.reward.rule()),
+        **({"grpo.search_free": g.search_free} if g.search_free is not None else {}),
         **({"grpo.evaluation.questions": g.evaluation.questions} if g.evaluation.every else {}),
         **({"grpo.evaluation.metric": g.evaluation.metric} if g.evaluation.every else {}),
     }

@@ -46,6 +46,10 @@ class GrpoSettings:
     # model folder, local or s3://; the run's SFT export when not given
     questions: str | None = None
     # folder of Parquet shards, local or s3://; the run's training questions when not given
+    search_free: float | None = field(default=None, metadata={"ge": 0.0, "le": 1.0})
+    # share of search-free questions among them, others left out; as the dataset has it when not given
+    folder: str = "grpo"
+    # in the run's folder; another name keeps several trainings of one run apart
 
     steps: int = field(default=120, metadata=AT_LEAST_ONE)
     # optimiser steps (= published versions) of the whole run, resumed parts included

@@ -1,86 +1,21 @@
-"""The demo's bookkeeping, with stages that take no time."""
-
-import io
-import sys
-import types
-from contextlib import ExitStack
+"""Which stages a demo has, over seeds and with ablations too."""
 
 import pytest
-from rich.console import Console
 
 from workflows import demo, settings
-from workflows.stage import Stage, StageBook, fingerprints
+from workflows.play_stages import tasks_of
+from workflows.stage import fingerprints
+from workflows.variants import ABLATIONS, ablation_stages, ablation_words, seed_words
 
 
 @pytest.fixture
-def chosen(tmp_path):
-    return settings.load(None, [f"run.storage={tmp_path}"])
+def words(tmp_path):
+    return [f"run.storage={tmp_path}/runs/mine"]
 
 
 @pytest.fixture
-def ran(monkeypatch):
-    """A module whose functions `a` and `b` leave their output; `b` is stopped when told so."""
-    calls = []
-    module = types.ModuleType("stages_of_a_test")
-
-    def a(chosen):
-        calls.append("a")
-        chosen.run.folder.write_text("a.txt", "x")
-
-    def b(chosen):
-        calls.append("b")
-        if "stop" in calls:
-            calls.remove("stop")
-            raise KeyboardInterrupt
-        chosen.run.folder.write_text("b.txt", "x")
-
-    module.a, module.b = a, b
-    monkeypatch.setitem(sys.modules, "stages_of_a_test", module)
-    return calls
-
-
-STAGES = (
-    Stage("a", "stages_of_a_test:a", "do a", settings=("run.seed",), outputs=("a.txt",), ray=False),
-    Stage("b", "stages_of_a_test:b", "do b", settings=("grpo.steps",), needs=("a",), outputs=("b.txt",), ray=False),
-)
-
-
-def play(chosen) -> tuple[demo.Play, str]:
-    said = io.StringIO()
-    with ExitStack() as stack:
-        book, console = StageBook(chosen.run.folder), Console(file=said, width=200)
-        played = demo.Play(chosen, book, {"a": 100.0, "b": 200.0}, stack, console)
-        played.all(STAGES)
-    return played, said.getvalue()
-
-
-def test_all_stages_run_in_order_and_a_second_time_none(chosen, ran):
-    _, said = play(chosen)
-    assert ran == ["a", "b"]
-    assert "2 of 2 stages, about 5 min" in said
-    assert "about 2 min; about 5 min left in all" in said
-    played, said = play(chosen)
-    assert ran == ["a", "b"]
-    assert "every stage is done already" in said
-    assert said.count("reused") == 2
-    assert played.reused == {"a", "b"}
-
-
-def test_what_was_stopped_is_continued_and_what_was_done_is_not_done_again(chosen, ran):
-    ran.append("stop")
-    with pytest.raises(KeyboardInterrupt):
-        play(chosen)
-    _, said = play(chosen)
-    assert [name for name in ran if name != "stop"] == ["a", "b", "b"]
-    assert "It was begun before and continues" in said
-
-
-def test_a_changed_setting_touches_its_stage_alone(chosen, ran, tmp_path):
-    play(chosen)
-    other = settings.load(None, [f"run.storage={tmp_path}", "grpo.steps=7"])
-    _, said = play(other)
-    assert ran == ["a", "b", "b"]
-    assert "configuration has changed" in said
+def chosen(words):
+    return settings.load(None, words)
 
 
 def test_the_stages_of_the_demo_name_settings_that_exist_and_stages_before_them(chosen):
@@ -89,6 +24,31 @@ def test_the_stages_of_the_demo_name_settings_that_exist_and_stages_before_them(
     assert {stage.name for stage in demo.STAGES} == set(vars(chosen.demo.expected))
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (89, "89 s"), (300, "5 min"), (7200, "2.0 h")])
-def test_durations_are_spoken(seconds, words):
-    assert demo.spoken(seconds) == words
+def test_every_seed_is_another_training_in_another_world_and_a_folder_of_its_own(chosen, words):
+    runs = [settings.load(None, [*words, *seed_words(chosen, i)]) for i in range(3)]
+    assert [run.run.seed for run in runs] == [0, 1, 2]
+    assert [run.world.seed for run in runs] == [chosen.world.seed + i for i in range(3)]
+    assert len({str(run.run.folder) for run in runs}) == 3
+    assert str(runs[0].run.folder) == str(chosen.run.folder)  # what one demo made is used by three
+    assert all(str(run.run.folder) in str(run.search.text[0].kwargs["folder"]) for run in runs)
+
+
+def test_a_demo_over_seeds_reuses_what_one_alone_has_trained(chosen, words):
+    alone, first = (
+        fingerprints(demo.STAGES, s) for s in (chosen, settings.load(None, [*words, *seed_words(chosen, 0)]))
+    )
+    assert [name for name in alone if alone[name] != first[name]] == ["evaluate"]
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
+def test_an_ablation_trains_and_asks_in_its_own_folder_from_the_same_sft_model(ablation, chosen, words):
+    marks = fingerprints(demo.STAGES, chosen)
+    altered = settings.load(None, [*words, *ablation_words(ablation)])
+    trained, asked = tasks_of(ablation_stages(ablation, demo.STAGES), altered, marks)
+    assert trained.fingerprint != marks["grpo"]
+    assert trained.stage.needs == ("dataset", "sft")
+    assert asked.stage.needs[-1] == trained.stage.name
+    assert altered.grpo.folder in trained.stage.outputs[0]
+    assert altered.evaluate.folder in asked.stage.outputs[0]
+    again = tasks_of(ablation_stages(ablation, demo.STAGES), altered, {**marks, "sft": "another"})
+    assert again[0].fingerprint != trained.fingerprint

@@ -77,5 +77,6 @@ def test_failed_episodes_get_a_column_when_there_are_some():
 
 
 def test_every_arm_is_explained():
-    assert legend(list(ARMS)).count("\n") == len(ARMS) - 1
-    assert all(len(line) <= 80 for line in legend(list(ARMS)).splitlines())
+    told = legend({name: {"says": arm.says} for name, arm in ARMS.items()})
+    assert told.count("\n") == len(ARMS) - 1
+    assert all(len(line) <= 80 for line in told.splitlines())
