@@ -11,6 +11,7 @@ import ray
 from actors.agent.prompts import PRESETS
 from actors.agent.seams import ScoringFailed
 from actors.agent.trajectory import Failure, Question, RewardParts, Trajectory
+from actors.reward.own import own_reward, with_own_total
 from actors.reward.score import score
 from actors.reward.settings import RewardSettings
 from cluster.actor_pool import ActorPool, NoActorAnswered
@@ -21,15 +22,22 @@ class RewardEvaluator:
 
     def __init__(self, settings: RewardSettings, protocol: str) -> None:
         self._rule, self._preset = settings.rule(), PRESETS[protocol]
+        self._own = own_reward(self._rule.function) if self._rule.function else None
 
     async def score(self, question: Question, trajectory: Trajectory) -> RewardParts:
         """Raises ScoringFailed when the episode has no reward."""
-        return score(question, trajectory, self._rule, self._preset)
+        parts = score(question, trajectory, self._rule, self._preset)
+        return with_own_total(self._own, question, trajectory, parts) if self._own else parts
 
 
 def start_evaluators(settings: RewardSettings, protocol: str) -> list[Any]:
-    """Handles of `settings.evaluators` RewardEvaluator actors. Ray must be running. KeyError: no such preset."""
+    """Handles of `settings.evaluators` RewardEvaluator actors. Ray must be running.
+
+    KeyError: no such preset. `UserError`: no such reward function.
+    """
     PRESETS[protocol]
+    if settings.function:
+        own_reward(settings.function)
     options = ray.remote(RewardEvaluator).options(
         num_cpus=settings.evaluator_cpus, max_restarts=-1, max_concurrency=1000
     )

@@ -39,6 +39,7 @@ class RewardRule:
     search_penalty: float  # accuracy is multiplied by 1 - search_penalty
     penalty_per: PenaltyPer
     matching: Matching
+    function: str = ""  # what makes a total of its own from the parts; "" for the formula's
 
 
 RULES = {
@@ -61,6 +62,8 @@ class RewardSettings:
     # None: the preset's, once per episode
     matching: Matching | None = None
     # None: the preset's, exact match in place of DeepMMSearch-R1's judge
+    function: str | None = None
+    # "package.module:function", given (question, trajectory, parts): its value is the reward in place of the formula's
     evaluators: int = field(default=1, metadata={"ge": 1})
     # RewardEvaluator actors
     evaluator_cpus: float = field(default=0.1, metadata={"ge": 0})
@@ -70,7 +73,7 @@ class RewardSettings:
 
     def rule(self) -> RewardRule:
         """The preset with the changes."""
-        names = ("format_weight", "search_penalty", "penalty_per", "matching")
+        names = ("format_weight", "search_penalty", "penalty_per", "matching", "function")
         changed = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(RULES[self.preset], **changed)
 
