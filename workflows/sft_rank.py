@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def conversations(
 def train(config: dict[str, Any]) -> None:
     """The training function of Ray Train: every rank runs it, and runs it again after a failure."""
     task, board = config["task"], config["board"]
-    rank = _Rank(task)
+    rank = Rank(task, _whoami(), _received)
     done = rank.restore()
     settings = task.settings
     for step in range(done + 1, settings.steps + 1):
@@ -99,10 +100,12 @@ def train(config: dict[str, Any]) -> None:
         ray.get(board.finish.remote(settings.steps))
 
 
-class _Rank:
+class Rank:
     """One rank: its learner and all conversations."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, ranks: Any, received: Callable[[int], list[Conversation]]) -> None:
+        """`ranks` says who this is (actors.learner.backends.ranks); `received` gives the conversations, in an order
+        that is the same on all ranks, for the id of the image token."""
         # torch and DeepSpeed are imported here: the driver imports this module, too
         import torch
         import transformers
@@ -118,13 +121,13 @@ class _Rank:
         self.task, self.settings = task, task.settings
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
-        self.ranks = join(_whoami())
+        self.ranks = join(ranks)
         self.first = self.ranks.rank == 0
         self.source = local_model(task.model)
         policy: Any = load_policy(self.source, "float32")
         if self.settings.freeze_vision:
             policy.model.visual.requires_grad_(False)
-        self.conversations = _received(int(policy.config.image_token_id))
+        self.conversations = received(int(policy.config.image_token_id))
         pixels = Pixels.load(self.source, RunFolder.at(task.folder).images(), dtype="bfloat16")
         self.learner: SupervisedLearner = SupervisedLearner(
             policy, self.settings.backend, self.ranks, pixels, self.settings.micro_batch_tokens

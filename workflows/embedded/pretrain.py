@@ -62,7 +62,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
             old.delete()
     with freed_memory_kept(), tempfile.TemporaryDirectory(prefix="mmsearch-pretrain-") as scratch:
         tracking = settings.tracking("pretrain")
-        _Pretraining(
+        Pretraining(
             settings.pretrain, settings.run.seed, world, folder, identity, Path(scratch), console, tracking
         ).run(int(state.get("step", 0)))
 
@@ -83,7 +83,7 @@ def _state(folder: Folder, identity: Mapping[str, Any]) -> dict[str, Any]:
     return state if state.get("identity") == identity else {}
 
 
-class _Pretraining:
+class Pretraining:
     """One run. The scratch folder holds what Hugging Face's loaders want to find on a disk."""
 
     def __init__(
@@ -105,7 +105,7 @@ class _Pretraining:
     def run(self, done: int) -> None:
         settings = self.settings
         self.console.print(f"pretrain: a tokenizer, then {settings.steps} steps of lessons")
-        learner = self._make(resumes=done > 0)
+        learner = self.make(resumes=done > 0)
         if done:
             self._restore(learner, done)
             self.console.print(f"pretrain: continuing after step {done} of {settings.steps}")
@@ -116,7 +116,7 @@ class _Pretraining:
             stopped_by_signals() as stop,
         ):
             for step in range(done + 1, settings.steps + 1):
-                progress.step(step, *self._step(learner, step))
+                progress.step(step, *self.step(learner, step))
                 if stop or step == settings.steps or step % settings.checkpoint_every == 0:
                     self._checkpoint(learner, step)
                 if stop and step < settings.steps:
@@ -129,7 +129,7 @@ class _Pretraining:
 
     # --- making it --------------------------------------------------------------------------------------------------
 
-    def _make(self, resumes: bool) -> SupervisedLearner:
+    def make(self, resumes: bool) -> SupervisedLearner:
         """Tokenizer, pictures and an untrained model in its engine."""
         # torch is imported here, so that a configuration error answers at once
         import torch
@@ -159,7 +159,7 @@ class _Pretraining:
         ranks = join(Ranks())
         return SupervisedLearner(model, settings.backend, ranks, pixels, settings.micro_batch_tokens)
 
-    def _step(self, learner: SupervisedLearner, step: int) -> tuple[dict[str, float], dict[str, float]]:
+    def step(self, learner: SupervisedLearner, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One optimizer step; its numbers, and per kind the share of lessons that were known by heart before it."""
         started = time.perf_counter()
         lessons = lessons_of(self.world, self.settings, self.seed, step)
