@@ -128,10 +128,12 @@ def sentence(arms: Arms, pooled_over: int = 0) -> str:
         value, bounds = tables.exact_match(part)
         if value is None:
             continue
-        words = f"{name} {tables.percent(value)} %"
+        words = f"{name} {tables.percent(value)}\N{NO-BREAK SPACE}%"
         words += f" ({tables.percent(bounds[0])} to {tables.percent(bounds[1])})" if bounds else ""
         searches = tables.calls(part)
-        told.append(words + (f" with {tables.two(searches)} searches each" if searches else ""))
+        if searches is not None:
+            words += f" with {tables.two(searches)} searches each" if searches else " without a search"
+        told.append(words)
         exact.append((value, told[-1]))
     if not told:
         return "Nothing was evaluated yet."
