@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from cluster.errors import UserError
 
 PROJECT = "mmsearch"  # at wandb, mlflow and trackio, where their own environment variables do not say another
-WANDB_START_S = 60.0  # for wandb's own process, and for its server if there is one
+WANDB_START_S = 30.0  # for wandb's own process, and for its server if there is one
 MLFLOW_BATCH = 1000  # metrics that mlflow takes at once
 MLFLOW_LONGEST = 500  # characters of a parameter that every version of mlflow takes
 
@@ -176,7 +176,6 @@ class MLflow:
         return self._client.create_experiment(name, artifact_location=where)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-
         now = int(time.time() * 1000)
         named = [self._metric(re.sub(r"[^\w\-. /]", "_", name), v, now, step) for name, v in metrics.items()]
         for first in range(0, len(named), MLFLOW_BATCH):

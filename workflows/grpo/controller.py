@@ -301,9 +301,9 @@ class Controller:
             if not groups:
                 return
             await self._step([self._results[group] for group in groups])
-            if self.step % self.settings.checkpoint_every == 0:
+            if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
                 await self.checkpoint()
-        await self.evaluation.end()
+        await self.evaluation.end()  # the last checkpoint, which `run` makes, knows what it showed
 
     async def _batch(self) -> list[GroupId]:
         """The groups of the next step; none when the run is to stop."""
