@@ -163,6 +163,12 @@ def test_settings_become_names_with_dots():
     assert trackers.flat(SETTINGS)["grpo.steps"] == 3
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Libraries take their time to start on a busy machine, and these runs take none."""
+    monkeypatch.setattr(telemetry, "CLOSE_S", 200.0)
+
+
 def in_parts(folder, name):
     """A run of three steps, the last of which is made again after a resume."""
     said = []
@@ -174,6 +180,7 @@ def in_parts(folder, name):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("patient")
 def test_mlflow_keeps_one_run_over_both_parts(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mmsearch-ray[mlflow]")
     monkeypatch.chdir(tmp_path)
@@ -189,6 +196,7 @@ def test_mlflow_keeps_one_run_over_both_parts(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("patient")
 def test_trackio_keeps_one_run_over_both_parts(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read as it is imported
     pytest.importorskip("trackio", reason="trackio is not installed: pip install mmsearch-ray[trackio]")
@@ -200,6 +208,7 @@ def test_trackio_keeps_one_run_over_both_parts(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("patient")
 def test_wandb_offline_needs_neither_network_nor_login(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install mmsearch-ray[wandb]")
     monkeypatch.chdir(tmp_path)
