@@ -1,6 +1,7 @@
 """What a demo over seeds or with ablations ends with: arms over all seeds, and the targets held against them.
 
 <first run>/comparison.json   arms as in evaluate/results.json, over seeds; and every target with its values by seed
+            comparison.html   the report of all of them (workflows/report)
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from cluster.storage import Folder
 from workflows.evaluate import tables
 from workflows.evaluate.document import arm_document
 from workflows.evaluate.rows import Row, read_rows
+from workflows.report.run import write_report
 from workflows.targets import Finding, findings
 from workflows.variants import ABLATIONS
 
 FILE = "comparison.json"
+REPORT = "comparison.html"
 
 
 def compare(runs: Sequence[Any], ablations: bool, console: Console) -> None:
@@ -45,7 +48,10 @@ def compare(runs: Sequence[Any], ablations: bool, console: Console) -> None:
         ],
     }  # fmt: skip
     folders[0].write_json(FILE, written)
+    page = write_report(folders, f"{folders[0]}/{REPORT}") if len(folders) > 1 else None
     console.print(f"the numbers are in {folders[0] / FILE}", highlight=False)
+    if page:
+        console.print(f"the runs side by side: {page.address}", highlight=False)
 
 
 def rows_of(folder: Folder, arms: Sequence[str], ablations: bool) -> dict[str, list[Row]]:

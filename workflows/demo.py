@@ -21,6 +21,8 @@ from cluster.storage import Folder
 from workflows.comparison import compare
 from workflows.evaluate import tables
 from workflows.play_stages import Play, tasks_of
+from workflows.report.run import FILE as REPORT
+from workflows.report.run import write_report
 from workflows.stage import Stage, StageBook
 from workflows.variants import ABLATIONS, ablation_stages, ablation_words, seed_words
 
@@ -133,6 +135,7 @@ def _finish(settings: Any, play: Play, peak: int, console: Console) -> None:
     console.print(times)
     console.print(f"peak memory of everything together: {peak / 2**30:.1f} GiB (PSS)", highlight=False)
     folder.write_json("demo.json", {"seconds": play.took, "reused": sorted(play.reused), "peak_memory_bytes": peak})
+    write_report([folder])
     console.print(_where(settings), highlight=False)
 
 
@@ -144,9 +147,11 @@ def _where(settings: Any) -> str:
         "  base/ sft/export/ grpo/export/   the models, in Hugging Face format\n"
         "  grpo/metrics.jsonl, tensorboard  the curves; grpo/trajectories: episodes on the way\n"
         "  evaluate/*.parquet               every held-out question and what each arm did about it\n"
+        f"  {REPORT}                      all of it to look at: open it in a browser, it asks nobody for anything\n"
         "What to try next:\n"
         f"  mmsearch ask --example 0{mine}              one of the held-out questions, step by step\n"
         f'  mmsearch ask --image picture.png "..."{mine}\n'
-        f"  mmsearch demo run.name=other world.seed=1  the same in another world\n"
+        "  mmsearch demo --seeds 3 --ablations         means and intervals, and what each part is good for\n"
+        "  mmsearch demo run.name=costly reward.search_penalty=0.3    where every search costs three times as much\n"
         f"  mmsearch dataset inspect{mine}              what it was trained on"
     )

@@ -24,11 +24,14 @@ from workflows.embedded.pictures import Scene, compose
 from workflows.embedded.questions import MixSettings, draft_questions
 from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader
 
+DESCRIBE = "describe the picture."
+
 
 @dataclass(frozen=True)
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
+    describe: float = 0.0  # all that is in a picture, in raster order: the most to learn from a token
     see: float = 0.62  # what is in a picture: all of it, single emblems, and which of them are known
     know: float = 0.07  # facts of head organisations, or that a name is unknown
     repeat: float = 0.06  # a list of fresh names, word for word: copying, at its plainest
@@ -61,13 +64,16 @@ class Lessons:
 
     # --- seeing -----------------------------------------------------------------------------------------------------
 
+    def _describe(self) -> Lesson:
+        scene = self._scene()
+        return Lesson("describe", (Exchange("<image>" + DESCRIBE, _description(scene)),), scene)
+
     def _see(self) -> Lesson:
-        """Three exchanges about one picture: in half of the lessons the first describes all of it, in raster order."""
+        """Three exchanges about one picture: in half of the lessons the first describes all of it."""
         scene = self._scene()
         exchanges = [self._look(scene) if self._rng.random() < 0.5 else self._recognise(scene) for _ in range(3)]
         if self._rng.random() < 0.5:
-            words = ", ".join(emblem.description for emblem in scene.emblems)
-            exchanges[0] = Exchange("describe the picture.", words + ".")
+            exchanges[0] = Exchange(DESCRIBE, _description(scene))
         exchanges[0] = Exchange("<image>" + exchanges[0].text, exchanges[0].reply)
         return Lesson("see", tuple(exchanges), scene)
 
@@ -158,6 +164,10 @@ def corpus(world: World, n: int, seed: int) -> Iterator[str]:
 def _plain(text: str) -> str:
     words = re.findall(r"[a-z]+|[^a-z0-9]+", text)
     return "".join(word for word in words if not is_name(word))
+
+
+def _description(scene: Scene) -> str:
+    return ", ".join(emblem.description for emblem in scene.emblems) + "."
 
 
 def _every_emblem(world: World) -> list[Emblem]:
