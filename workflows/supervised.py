@@ -13,7 +13,7 @@ NOT_NEGATIVE = {"ge": 0}
 
 @dataclass(frozen=True)
 class SupervisedSettings:
-    """Steps of cross entropy: linear warm-up, then a cosine down to `floor` at the last step."""
+    """Steps of cross entropy under a learning rate that rises in a line, and ends at `floor` of its peak."""
 
     steps: int = field(default=500, metadata=AT_LEAST_ONE)
     # optimizer steps of the whole run, resumed parts included
@@ -29,6 +29,8 @@ class SupervisedSettings:
     # peak learning rate of Muon's matrices
     warmup_steps: int = field(default=50, metadata=NOT_NEGATIVE)
     # optimizer steps of linear rise from 0
+    schedule: Literal["cosine", "linear_end"] = "cosine"
+    # how it falls: all the way, or in the last 30 % of the steps alone
     floor: float = field(default=0.05, metadata={"ge": 0.0, "le": 1.0})
     # the last step's share of the peak rate
     weight_decay: float = field(default=0.01, metadata=NOT_NEGATIVE)
@@ -65,7 +67,7 @@ class SupervisedSettings:
             beta2=self.beta2,
             weight_decay=self.weight_decay,
             grad_clip=self.grad_clip,
-            schedule="cosine",
+            schedule=self.schedule,
             warmup_steps=self.warmup_steps,
             total_steps=self.steps,
             floor=self.floor,

@@ -23,6 +23,9 @@ def _factor(step: int, settings: OptimizerSettings) -> float:
         length = settings.total_steps - settings.warmup_steps
         done = min(max(step - settings.warmup_steps, 0) / length, 1.0)
         return settings.floor + span * 0.5 * (1.0 + math.cos(math.pi * done))
+    if settings.schedule == "linear_end":
+        left = (settings.total_steps - step) / (settings.end * settings.total_steps)
+        return settings.floor + span * min(max(left, 0.0), 1.0)
     if settings.schedule == "hold_then_decay":
         exponent = (step - settings.hold_steps) / (settings.hold_steps / 10.0)
         return settings.floor + span / (1.0 + math.exp(min(exponent, 700.0)))

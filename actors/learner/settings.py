@@ -76,21 +76,24 @@ class OptimizerSettings:
     # matrices only: biases and norms are left alone (veRL's default value)
     grad_clip: float = field(default=1.0, metadata=NOT_NEGATIVE)
     # global L2 norm; 0 turns it off (veRL)
-    schedule: Literal["constant", "cosine", "hold_then_decay"] = "constant"
+    schedule: Literal["constant", "cosine", "linear_end", "hold_then_decay"] = "constant"
+    # linear_end: constant, then straight down to the floor over the last `end` of the steps (warm-up, stable, decay);
     # hold_then_decay: (1-floor)/(1+exp((step-hold)/(hold/10))) + floor, the "45 steps" of both papers' script
     warmup_steps: int = field(default=0, metadata=NOT_NEGATIVE)
     # optimizer steps of linear rise from 0
     total_steps: int = field(default=0, metadata=NOT_NEGATIVE)
-    # optimizer steps to the end of a cosine; needed by that schedule alone
+    # optimizer steps to the end of a cosine or linear_end; needed by those schedules alone
+    end: float = field(default=0.3, metadata={"gt": 0.0, "le": 1.0})
+    # share of the steps in which linear_end falls
     hold_steps: int = field(default=45, metadata=POSITIVE)
     # the step at which hold_then_decay has fallen half-way
     floor: float = field(default=0.05, metadata={"ge": 0.0, "le": 1.0})
-    # smallest factor of the peak rate, for cosine and hold_then_decay
+    # smallest factor of the peak rate, for all but constant
 
     def check(self) -> None:
         """Raise ValueError for values that do not fit each other."""
-        if self.schedule == "cosine" and self.total_steps <= self.warmup_steps:
-            raise ValueError("schedule cosine needs total_steps larger than warmup_steps")
+        if self.schedule in ("cosine", "linear_end") and self.total_steps <= self.warmup_steps:
+            raise ValueError(f"schedule {self.schedule} needs total_steps larger than warmup_steps")
 
 
 @dataclass(frozen=True)

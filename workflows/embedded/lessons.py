@@ -31,12 +31,16 @@ DESCRIBE = "describe the picture."
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    describe: float = 0.0  # all that is in a picture, in raster order: the most to learn from a token
-    see: float = 0.62  # what is in a picture: all of it, single emblems, and which of them are known
-    know: float = 0.07  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.06  # a list of fresh names, word for word: copying, at its plainest
-    find: float = 0.12  # which of the results answers, quoted with its number; or that none does
-    follow: float = 0.13  # what to search next from a result, up to the answer: several searches in one lesson
+    describe: float = 0.1  # all that is in a picture, in raster order
+    see: float = 0.3  # what is in a picture: all of it, single emblems, and which of them are known
+    know: float = 0.1  # facts of head organisations, or that a name is unknown
+    repeat: float = 0.1  # a list of fresh names, word for word: copying, at its plainest
+    find: float = 0.2  # which of the results answers, quoted with its number; or that none does
+    follow: float = 0.2  # what to search next from a result, up to the answer: several searches in one lesson
+
+
+SEEING = LessonMix(describe=0.9, see=0.0, know=0.1, repeat=0.0, find=0.0, follow=0.0)
+READING = LessonMix(describe=0.0, see=0.0, know=0.1, repeat=0.4, find=0.3, follow=0.2)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from cluster.allocator import freed_memory_kept
 from cluster.storage import Folder
 from cluster.trackers import Tracking
 from workflows.embedded.entities import World
-from workflows.embedded.lessons import Lesson, Lessons, corpus
+from workflows.embedded.lessons import READING, SEEING, Lesson, LessonMix, Lessons, corpus
 from workflows.embedded.pictures import SIDE, render
 from workflows.embedded.pretrain_settings import PretrainSettings
 from workflows.embedded.web import ensure_web
@@ -210,8 +210,14 @@ class _Pictures:
 
 def lessons_of(world: World, settings: PretrainSettings, seed: int, step: int) -> list[Lesson]:
     """The lessons of one step. They follow from seed and step alone: a resumed run needs no state for them."""
-    mix = settings.first_lessons if step <= settings.first_steps else settings.lessons
-    return list(islice(Lessons(world, mix, seed * 1_000_003 + step), settings.batch))
+    return list(islice(Lessons(world, _mix(settings, step), seed * 1_000_003 + step), settings.batch))
+
+
+def _mix(settings: PretrainSettings, step: int) -> LessonMix:
+    """First to see, then to read, then all of it together."""
+    if step <= settings.seeing_steps:
+        return SEEING
+    return READING if step <= settings.seeing_steps + settings.reading_steps else settings.lessons
 
 
 def sequence_of(lesson: Lesson, renderer: ChatRenderer, pictures: _Pictures) -> Expanded:

@@ -25,12 +25,10 @@ class PretrainSettings(SupervisedSettings):
     size: TinySize = field(default_factory=TinySize)
     # of the model
     lessons: LessonMix = field(default_factory=LessonMix)
-    # shares of the kinds of lessons
-    first_steps: int = field(default=200, metadata=NOT_NEGATIVE)
-    # of the steps, those that teach reading alone: copying is learned several times sooner when nothing else is
-    first_lessons: LessonMix = field(
-        default_factory=lambda: LessonMix(see=0.0, know=0.1, repeat=0.4, find=0.3, follow=0.2)
-    )
-    # shares of the kinds of lessons in them
+    # shares of the kinds of lessons after that
+    seeing_steps: int = field(default=130, metadata=NOT_NEGATIVE)
+    # of the steps, the first ones, that teach to describe pictures and little else: the most to see in a token
+    reading_steps: int = field(default=200, metadata=NOT_NEGATIVE)
+    # the steps after those, that teach reading alone: copying is learned several times sooner when nothing else is
     corpus: int = field(default=6000, metadata=AT_LEAST_ONE)
     # lessons whose words the tokenizer is trained on

@@ -23,7 +23,7 @@ from workflows.settings import load
 SMALL = [
     "world.head=3", "world.tail_train=12", "world.tail_test=8",
     "pretrain.steps=4", "pretrain.warmup_steps=1", "pretrain.batch=8", "pretrain.corpus=300",
-    "pretrain.checkpoint_every=2", "pretrain.first_steps=2", "dataset.embed_images=true",
+    "pretrain.checkpoint_every=2", "pretrain.seeing_steps=1", "pretrain.reading_steps=1", "dataset.embed_images=true",
     "pretrain.size.hidden=64", "pretrain.size.layers=2", "pretrain.size.mlp=128",
     "pretrain.size.mrope_section=[2,3,3]", "pretrain.size.vision_hidden=48", "pretrain.size.vision_layers=2",
     "dataset.train_questions=60", "dataset.test_questions=20", "dataset.conversations=60", "dataset.actors=1",

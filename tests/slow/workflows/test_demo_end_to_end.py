@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SMALL = {
     "extends": "embedded",
     "world": {"head": 4, "tail_train": 12, "tail_test": 8},
-    "pretrain": {"steps": 4, "first_steps": 1, "warmup_steps": 1, "corpus": 400, "batch": 8},
+    "pretrain": {"steps": 4, "seeing_steps": 1, "reading_steps": 1, "warmup_steps": 1, "corpus": 400, "batch": 8},
     "dataset": {"train_questions": 24, "test_questions": 6, "conversations": 12, "shards": 1, "actors": 1},
     "sft": {"steps": 2, "warmup_steps": 1, "batch": 4},
     "grpo": {"steps": 1, "groups_per_step": 2, "group_size": 2, "start_check_questions": 0, "max_tokens": 16},

@@ -28,3 +28,10 @@ def test_hold_then_decay_is_the_papers_schedule():
     assert learning_rate(45, settings) == pytest.approx(1.05e-6)
     assert learning_rate(50, settings) == pytest.approx(5.7e-7, rel=0.02)
     assert learning_rate(10_000, settings) == pytest.approx(1e-7)
+
+
+def test_linear_end_stays_and_then_falls_in_a_line():
+    settings = OptimizerSettings(lr=1.0, schedule="linear_end", total_steps=10, end=0.4, floor=0.1)
+    assert [learning_rate(step, settings) for step in range(7)] == [1.0] * 7
+    assert learning_rate(8, settings) == pytest.approx(0.55)
+    assert learning_rate(10, settings) == learning_rate(1000, settings) == pytest.approx(0.1)
