@@ -10,7 +10,8 @@ from actors.agent.prompts import PRESETS, Preset
 
 @dataclass(frozen=True)
 class AgentSettings:
-    preset: str = "extended"  # mmsearch_r1 | deepmmsearch_r1 | extended | compact | compact_whole; see actors/agent/prompts.py
+    preset: str = "extended"
+    # mmsearch_r1 | deepmmsearch_r1 | extended | compact | compact_whole; see actors/agent/prompts.py
     limits: Limits = field(default_factory=Limits)
 
     def check(self) -> None:
