@@ -40,17 +40,12 @@ def expand(segments: Sequence[Segment], image_token_id: int) -> Expanded:
 
     Raise `ExpansionError` when images and placeholders differ, or when there is nothing to expand.
     """
-    if not segments:
-        raise ExpansionError("there are no segments")
-    ids: list[IntArray] = []
+    repeats = [_repeats(segment, image_token_id) for segment in _some(segments)]
     mask: list[BoolArray] = []
     logprobs: list[FloatArray] = []
     versions: list[IntArray] = []
-    images: list[ImageRef] = []
-    for segment in segments:
-        repeats = _repeats(segment, image_token_id)
-        n = int(repeats.sum())
-        ids.append(np.repeat(segment.token_ids, repeats).astype(np.int32))
+    for segment, grown in zip(segments, repeats, strict=True):
+        n = int(grown.sum())
         mask.append(np.full(n, segment.trained))
         if segment.trained:
             logprobs.append(segment.logprobs.astype(np.float32))
@@ -58,14 +53,36 @@ def expand(segments: Sequence[Segment], image_token_id: int) -> Expanded:
         else:
             logprobs.append(np.zeros(n, dtype=np.float32))
             versions.append(np.full(n, -1, dtype=np.int32))
-        images.extend(placed.ref for placed in sorted(segment.images, key=lambda placed: placed.offset))
     return Expanded(
-        np.concatenate(ids),
+        np.repeat(_joined(segments), np.concatenate(repeats)),
         np.concatenate(mask),
         np.concatenate(logprobs),
         np.concatenate(versions),
-        tuple(images),
+        images_of(segments),
     )
+
+
+def expanded_ids(segments: Sequence[Segment], image_token_id: int) -> IntArray:
+    """`expand(...).token_ids` alone, for who asks on every turn. Raises as `expand`."""
+    repeats = [_repeats(segment, image_token_id) for segment in _some(segments)]
+    return np.repeat(_joined(segments), np.concatenate(repeats))
+
+
+def images_of(segments: Sequence[Segment]) -> tuple[ImageRef, ...]:
+    """The images of a sequence in order of appearance."""
+    return tuple(
+        placed.ref for segment in segments for placed in sorted(segment.images, key=lambda placed: placed.offset)
+    )
+
+
+def _some(segments: Sequence[Segment]) -> Sequence[Segment]:
+    if not segments:
+        raise ExpansionError("there are no segments")
+    return segments
+
+
+def _joined(segments: Sequence[Segment]) -> IntArray:
+    return np.concatenate([segment.token_ids for segment in segments]).astype(np.int32)
 
 
 def _repeats(segment: Segment, image_token_id: int) -> IntArray:

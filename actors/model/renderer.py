@@ -14,6 +14,7 @@ are looked up in the tokenizer by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ _TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
 _VISION_START, _IMAGE_PAD, _VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 # Tokens that only the task may write; those that a tokenizer does not have are skipped.
 _RESERVED = (_TURN_START, _VISION_START, _VISION_END, _IMAGE_PAD, "<|video_pad|>", "<|vision_pad|>")
+_REMEMBERED = 4096  # texts: the episodes of a question begin alike, and often find the same pages
 
 
 class TokenCounter(Protocol):
@@ -47,7 +49,8 @@ class ChatRenderer:
         self.image_token = _require(tokenizer, _IMAGE_PAD)
         self._vision = (_require(tokenizer, _VISION_START), _require(tokenizer, _VISION_END))
         known = tokenizer.get_vocab()
-        self._reserved = np.array([known[name] for name in _RESERVED if name in known], dtype=np.int32)
+        self._reserved = frozenset(known[name] for name in _RESERVED if name in known)
+        self._encoded = lru_cache(_REMEMBERED)(self._tokens_of)
         self._newline = self.encode("\n")
         self._reply = [*self._newline, self.turn_start, *self.encode("assistant\n")]
         self._preamble = self._turn("system", system, ())[0] + self._newline if system else []
@@ -69,22 +72,23 @@ class ChatRenderer:
 
     def forbidden(self, token_ids: IntArray) -> bool:
         """Whether a turn holds what only the task may write: vision tokens, an early turn marker, unknown ids."""
-        ids = np.asarray(token_ids)
-        return bool(
-            np.isin(ids, self._reserved).any()
-            or (ids[:-1] == self.end_of_turn).any()
-            or (ids >= self._vocabulary).any()
+        ids = token_ids.tolist()  # a turn is short: Python is quicker than three arrays
+        return (
+            not self._reserved.isdisjoint(ids)
+            or self.end_of_turn in ids[:-1]
+            or max(ids, default=0) >= self._vocabulary
         )
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: special tokens in it are ordinary characters, the agent's own tags are their tokens."""
-        if not text:
-            return []
-        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return list(self._encoded(text)) if text else []
 
     def action(self, text: str) -> IntArray:
         """Ids of a whole turn that says `text`, end-of-turn token included: what a scripted policy "samples"."""
         return np.array([*self.encode(text), self.end_of_turn], dtype=np.int32)
+
+    def _tokens_of(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def _segment(self, kind: SegmentKind, before: list[int], text: str, images: Sequence[ImageRef]) -> Segment:
         turn, offsets = self._turn("user", text, images)

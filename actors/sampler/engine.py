@@ -17,15 +17,16 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from actors.agent.seams import Clock, Generation, GenerationFailed, ImageRefused, ImageStore, Sampling
-from actors.agent.trajectory import FloatArray, ImageRef, Segment, VersionSpan, WeightVersion
-from actors.model.expansion import Expanded, expand
+from actors.agent.trajectory import FloatArray, ImageRef, IntArray, Segment, VersionSpan, WeightVersion
+from actors.model.expansion import expanded_ids, images_of
 from actors.sampler import vllm_adapter
 from actors.sampler.orphans import OrphanGuard
 from actors.sampler.settings import EngineSettings
@@ -151,22 +152,18 @@ class Engine:
         Raise `GenerationFailed` when the engine failed, `ImageRefused` for more images than it takes, `ExpansionError`
         when images and placeholders differ.
         """
-        expanded = expand(segments, self._tokens.image_token)
+        expanded = expanded_ids(segments, self._tokens.image_token)
         room = self._settings.max_model_len - len(expanded)
         if room < 1 or self._clock() >= deadline:
             return _empty("length" if room < 1 else "aborted")
-        prompt = await self._prompt(segments, expanded.images)
+        prompt = await self._prompt(segments, images_of(segments))
         self._raise_if_unusable()
         turn = request_id or f"turn-{next(self._turn_ids)}"
-        watch = asyncio.create_task(self._abort_at(deadline, turn))
         try:
-            async with asyncio.timeout(deadline - self._clock() + self._settings.abort_grace_s):
+            async with self._aborted_at(deadline, turn):
                 generation = await self._sample(prompt, self._parameters(sampling, room), turn, expanded)
         except TimeoutError as error:
             raise GenerationFailed(f"the engine did not end {turn} after its deadline") from error
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
         self._turns += 1
         self._sampled += len(generation.token_ids)
         self._prompted += len(expanded)
@@ -240,7 +237,7 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.CUMULATIVE,
         )
 
-    async def _sample(self, prompt: dict[str, Any], parameters: Any, turn: str, expanded: Expanded) -> Generation:
+    async def _sample(self, prompt: dict[str, Any], parameters: Any, turn: str, expanded: IntArray) -> Generation:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         ledger = vllm_adapter.SpanLedger()
@@ -256,15 +253,34 @@ class Engine:
         self._raise_if_unusable()  # what was sampled while an update broke is not worth keeping
         if output is None or output.outputs[0].finish_reason not in _STOPS:
             raise GenerationFailed(f"the engine ended {turn} without a result")
-        if not np.array_equal(output.prompt_token_ids, expanded.token_ids):
+        if output.prompt_token_ids != expanded.tolist():
             raise GenerationFailed(f"vLLM expanded the history of {turn} to other ids than the learner will")
         completion = output.outputs[0]
         labelled = vllm_adapter.labels_tokens(self._llm)
         return _generation(completion, vllm_adapter.engine_spans(completion) if labelled else ledger.spans())
 
-    async def _abort_at(self, deadline: float, turn: str) -> None:
-        """Abort at the deadline, and again until the turn has ended: it may not have reached the engine."""
-        await asyncio.sleep(max(0.0, deadline - self._clock()))
+    @asynccontextmanager
+    async def _aborted_at(self, deadline: float, turn: str) -> AsyncIterator[None]:
+        """Around a turn: it is aborted at the deadline; one that goes on regardless ends in TimeoutError.
+
+        Most turns end long before, so what aborts is made only when its time has come.
+        """
+        left = deadline - self._clock()
+        aborts: list[asyncio.Task[None]] = []
+        begin = asyncio.get_running_loop().call_later(
+            max(0.0, left), lambda: aborts.append(asyncio.create_task(self._abort(turn)))
+        )
+        try:
+            async with asyncio.timeout(left + self._settings.abort_grace_s):
+                yield
+        finally:
+            begin.cancel()
+            for task in aborts:
+                task.cancel()
+            await asyncio.gather(*aborts, return_exceptions=True)
+
+    async def _abort(self, turn: str) -> None:
+        """Until the turn has ended: it may not have reached the engine."""
         while self._llm is not None:
             await self._llm.abort(turn)
             await asyncio.sleep(0.05)

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -88,13 +88,23 @@ def _serve(pipe: Connection, model_path: str, engine: EngineSettings, images: Im
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     try:
-        asyncio.run(_answer_requests(pipe, model_path, engine, images))
+        _run(_answer_requests(pipe, model_path, engine, images))
     except (EOFError, KeyboardInterrupt):
         pass  # the bench is gone
     except Exception as error:  # told to who waits for it
         pipe.send(RuntimeError(f"the bare engine failed: {error!r}; see {log}"))
         return
     log.unlink()
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """On uvloop where there is one, as Ray's actors and vLLM's own server do."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
 
 
 async def _answer_requests(pipe: Connection, model_path: str, engine: EngineSettings, images: ImageStore) -> None:

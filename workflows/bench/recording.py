@@ -23,6 +23,7 @@ from workflows.bench.raw import forget
 from workflows.bench.replay import Turn
 
 NOTED = "workflows.bench.recording.noted"  # the policy under which episodes are played here
+PROFILED = 40  # functions shown
 _turns: list[Turn] = []
 _seconds: defaultdict[str, float] = defaultdict(float)  # over all episodes, by what they were doing
 
@@ -51,7 +52,9 @@ class BenchSampler(RolloutSampler):
         if self._profiler:
             self._profiler.disable()
             text = io.StringIO()
-            pstats.Stats(self._profiler, stream=text).sort_stats("tottime").print_stats(40)
+            profile_of = pstats.Stats(self._profiler, stream=text)
+            profile_of.sort_stats("tottime").print_stats(PROFILED)
+            profile_of.sort_stats("cumulative").print_stats("actors/|workflows/|ray/|async_llm", PROFILED)
             profile = text.getvalue()
         return list(_turns), dict(_seconds), profile
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -187,6 +188,7 @@ def document_of(made: Sequence[Step], peak: float) -> dict[str, Any]:
 
 def _profiled(step: Callable[[int], Any], steps: int) -> dict[str, Any]:
     """Operations by their own time. What none of them claims is Python: lessons, collating, module calls."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell every start and stop on standard error
     from torch.profiler import ProfilerActivity, profile
 
     began = time.perf_counter()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.agent.trajectory import ImageRef, PlacedImage, Segment, SegmentKind, VersionSpan, WeightVersion
-from actors.model.expansion import ExpansionError, expand
+from actors.model.expansion import ExpansionError, expand, expanded_ids, images_of
 
 IMAGE = 7
 REFS = [ImageRef(letter * 64, 112, 84) for letter in "abcde"]
@@ -60,6 +60,8 @@ def test_every_array_has_the_expanded_length_and_says_the_same_of_each_token(seg
     assert int((it.token_ids == IMAGE).sum()) == sum(image.n_tokens for image in placed)
     once = [t for s in segments for t in s.token_ids.tolist() if t != IMAGE]
     assert it.token_ids[it.token_ids != IMAGE].tolist() == once
+    assert expanded_ids(segments, IMAGE).tolist() == it.token_ids.tolist()
+    assert images_of(segments) == it.images
 
 
 def prompt(ids, *images) -> Segment:
@@ -85,6 +87,8 @@ MISMATCHED = {
 def test_it_is_refused_to_expand(segment):
     with pytest.raises(ExpansionError):
         expand([prompt([8]), segment], IMAGE)
+    with pytest.raises(ExpansionError):
+        expanded_ids([prompt([8]), segment], IMAGE)
 
 
 def test_nothing_cannot_be_expanded():
