@@ -232,7 +232,8 @@ def bench_train(
 
 
 def main() -> None:
-    """The `mmsearch` command."""
+    """The `mmsearch` command. A person's own modules are found in the working directory, as Ray's workers find them."""
+    sys.path.insert(0, str(Path.cwd()))
     try:
         app()
     except UserError as error:

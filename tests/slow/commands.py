@@ -21,12 +21,12 @@ OUTLIVES_S = 60.0  # for what a killed command had started to notice
 class Command:
     """One running `mmsearch` with its output in a file. As a context manager it leaves no process behind."""
 
-    def __init__(self, log: Path, *words: str) -> None:
+    def __init__(self, log: Path, *words: str, cwd: Path = ROOT) -> None:
         self._log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "workflows.cli", *words],
-                stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, "COLUMNS": "200"},
+                stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, "COLUMNS": "200"},
             )  # fmt: skip
         self._began = time.monotonic()
 
