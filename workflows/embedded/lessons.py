@@ -40,7 +40,7 @@ class LessonMix:
 
 
 SEEING = LessonMix(describe=0.9, see=0.0, know=0.1, repeat=0.0, find=0.0, follow=0.0)
-READING = LessonMix(describe=0.0, see=0.0, know=0.1, repeat=0.4, find=0.3, follow=0.2)
+READING = LessonMix(describe=0.12, see=0.0, know=0.08, repeat=0.35, find=0.25, follow=0.2)
 
 
 @dataclass(frozen=True)

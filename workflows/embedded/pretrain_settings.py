@@ -29,6 +29,7 @@ class PretrainSettings(SupervisedSettings):
     seeing_steps: int = field(default=130, metadata=NOT_NEGATIVE)
     # of the steps, the first ones, that teach to describe pictures and little else: the most to see in a token
     reading_steps: int = field(default=200, metadata=NOT_NEGATIVE)
-    # the steps after those, that teach reading alone: copying is learned several times sooner when nothing else is
+    # the steps after those, that teach reading, and just enough else that it is not forgotten: copying is learned
+    # several times sooner when little else is
     corpus: int = field(default=6000, metadata=AT_LEAST_ONE)
     # lessons whose words the tokenizer is trained on
