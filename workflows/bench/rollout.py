@@ -138,12 +138,11 @@ async def _measure(
                 await bench.round(
                     episodes_of(questions, load.rounds, warm, g.group_size), _advance(bar, "warm-up", warm)
                 )
-                rounds = [
-                    await bench.round(
-                        episodes_of(questions, i, load, g.group_size), _advance(bar, f"round {i + 1}", load)
-                    )
-                    for i in range(load.rounds)
-                ]
+                rounds: list[Round] = []
+                for i in range(load.rounds):
+                    episodes = episodes_of(questions, i, load, g.group_size)
+                    rounds.append(await bench.round(episodes, _advance(bar, f"round {i + 1}", load)))
+                    bar.console.print(f"bench rollout: {line_of(i + 1, rounds[-1])}", highlight=False)
                 profile = ""
                 if load.profile:
                     episodes = episodes_of(questions, load.rounds + 1, load, g.group_size)
@@ -266,6 +265,16 @@ def document_of(setting: Mapping[str, Any], rounds: Sequence[Round]) -> dict[str
     }
 
 
+def line_of(number: int, one: Round) -> str:
+    """A round as soon as it is over: whoever stops the bench keeps what was measured."""
+    a, b = one.rollout, one.raw
+    used = [sum(side.cpu.values()) for side in (a, b)]
+    return (
+        f"round {number}: {a.sampled} tokens in {a.seconds:.1f} s ({used[0]:.1f} s of processors),"
+        f" bare {b.seconds:.1f} s ({used[1]:.1f}): {b.seconds / a.seconds:.1%}"
+    )
+
+
 def show(document: Mapping[str, Any], out: Console) -> None:
     """The same for a person."""
     load = document["setting"]["load"]
@@ -307,7 +316,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _advance(bar: Progress, name: str, load: Load) -> Callable[[], None]:
-    if bar.disable:
-        bar.console.print(f"bench rollout: {name}", highlight=False)
+    if bar.disable and name == "warm-up":
+        bar.console.print("bench rollout: warming up", highlight=False)
     task = bar.add_task(name, total=load.episodes)
     return lambda: bar.advance(task)
