@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from random import Random
 
 from actors.agent.prompts import GIVE_UP
+from actors.agent.protocol import ANSWER, IMAGE_SEARCH, REASON, TEXT_SEARCH
 from workflows.embedded.entities import Emblem, World
 from workflows.embedded.lexicon import COLOURS, MARKS, ORGANISATION_FACTS, SHAPES, Names, is_name, name_pieces
 from workflows.embedded.pictures import Scene, compose
@@ -25,6 +26,7 @@ from workflows.embedded.questions import MixSettings, draft_questions
 from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader
 
 DESCRIBE = "describe the picture."
+MARKUP = (REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER)
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,16 @@ class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
     describe: float = 0.1  # all that is in a picture, in raster order
-    see: float = 0.3  # what is in a picture: all of it, single emblems, and which of them are known
+    see: float = 0.26  # what is in a picture: all of it, single emblems, and which of them are known
     know: float = 0.1  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.1  # a list of fresh names, word for word: copying, at its plainest
-    find: float = 0.2  # which of the results answers, quoted with its number; or that none does
-    follow: float = 0.2  # what to search next from a result, up to the answer: several searches in one lesson
+    repeat: float = 0.08  # a list of fresh names, word for word: copying, at its plainest
+    markup: float = 0.1  # the same between tags, as every real base model has seen them: what is opened is closed
+    find: float = 0.18  # which of the results answers, quoted with its number; or that none does
+    follow: float = 0.18  # what to search next from a result, up to the answer: several searches in one lesson
 
 
-SEEING = LessonMix(describe=0.9, see=0.0, know=0.1, repeat=0.0, find=0.0, follow=0.0)
-READING = LessonMix(describe=0.12, see=0.0, know=0.08, repeat=0.35, find=0.25, follow=0.2)
+SEEING = LessonMix(describe=0.9, see=0.0, know=0.1, repeat=0.0, markup=0.0, find=0.0, follow=0.0)
+READING = LessonMix(describe=0.12, see=0.0, know=0.08, repeat=0.35, markup=0.0, find=0.25, follow=0.2)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,17 @@ class Lessons:
         """Names of every sort, and years: how to copy is learned token by token, not once for all."""
         words = self._reader().values(self._rng.randint(3, 8))
         return Lesson("repeat", (Exchange(f"repeat: {words}", words),))
+
+    def _markup(self) -> Lesson:
+        """Two pieces of text, each in the tag that was asked for, in the order that was asked for."""
+        reader, tags = self._reader(), self._rng.sample(MARKUP, 2)
+        pieces = [self._rng.choice([reader.values(self._rng.randint(1, 3)), self._words()]) for _ in tags]
+        asked = " and ".join(f"{tag}: {piece}" for tag, piece in zip(tags, pieces, strict=True))
+        reply = "".join(f"<{tag}>{piece}</{tag}>" for tag, piece in zip(tags, pieces, strict=True))
+        return Lesson("markup", (Exchange(f"write {asked}", reply),))
+
+    def _words(self) -> str:
+        return self._rng.choice(self._others).words
 
     def _find(self) -> Lesson:
         return Lesson("find", tuple(self._reader().find()))
