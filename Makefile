@@ -16,7 +16,7 @@ test: setup  ## unit and integration tests (at most 10 minutes)
 	@$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: setup  ## chaos, storage and end to end (at most 35 minutes)
-	@$(BIN)/python -m pytest -q --timeout 1500 -m slow tests
+	@$(BIN)/python -m pytest -q --timeout 1500 -m slow $(AGAIN) tests
 
 lint: setup  ## style, formatting and who may import whom
 	@$(BIN)/ruff check .
