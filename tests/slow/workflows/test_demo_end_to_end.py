@@ -82,7 +82,30 @@ def test_a_demo_that_is_stopped_continues_and_then_has_nothing_left_to_do(config
     demo = start(config, "demo")
     assert demo.wait(120) == 0
     assert "every stage is done already" in said(config, "demo")
-    assert "exact match" in said(config, "demo")  # the table is shown again
+    assert "match" in said(config, "demo")  # the table is shown again
+    assert (config.parent / "run/report.html").exists()
+
+
+def test_a_second_seed_and_the_ablations_go_on_from_what_is_there_and_are_compared(config):
+    demo = start(config, "demo", "--ablations")
+    assert demo.wait(600) == 0, said(config, "demo")[-3000:]
+    assert "4/11 grpo: reused" in said(config, "demo")
+    assert "what was to be reached" in said(config, "demo")
+    run = config.parent / "run"
+    compared = json.loads((run / "comparison.json").read_text())
+    assert list(compared["arms"]) == ["rag", "sft", "rl", "no_crop", "no_penalty", "unbalanced"]
+    assert {target["says"] for target in compared["targets"]} >= {"RL over SFT", "fewer searches than RAG"}
+
+    demo = start(config, "demo", "--seeds", "2")
+    assert demo.wait(600) == 0, said(config, "demo")[-3000:]
+    assert "mean of 2 seeds" in said(config, "demo")
+    compared = json.loads((run / "comparison.json").read_text())
+    assert compared["seeds"] == [0, 1]
+    assert all(len(target["values"]) == 2 for target in compared["targets"])
+    assert (run / "comparison.html").stat().st_size > 10_000
+    other = config.parent / "run-seed1"
+    assert (other / "base/model.safetensors").read_bytes() != (run / "base/model.safetensors").read_bytes()
+    assert (other / "world/pages.parquet").read_bytes() != (run / "world/pages.parquet").read_bytes()
 
 
 def test_the_agent_in_hand_answers_after_the_demo(config):
