@@ -152,6 +152,6 @@ def _where(settings: Any) -> str:
         f"  mmsearch ask --example 0{mine}              one of the held-out questions, step by step\n"
         f'  mmsearch ask --image picture.png "..."{mine}\n'
         "  mmsearch demo --seeds 3 --ablations         means and intervals, and what each part is good for\n"
-        "  mmsearch demo run.name=costly reward.search_penalty=0.3    where every search costs three times as much\n"
+        f"  mmsearch grpo grpo.folder=costly reward.search_penalty=0.3{mine}   the same, where searches cost more\n"
         f"  mmsearch dataset inspect{mine}              what it was trained on"
     )
