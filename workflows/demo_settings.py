@@ -11,15 +11,15 @@ SECONDS = {"ge": 0.0}
 class Expected:
     """Seconds per stage on 2 cores, for the remaining time that is shown; corrected by what stages really take."""
 
-    pretrain: float = field(default=380.0, metadata=SECONDS)
+    pretrain: float = field(default=400.0, metadata=SECONDS)
     # tokenizer, world, base model
     dataset: float = field(default=60.0, metadata=SECONDS)
     # questions and the teacher's conversations
-    sft: float = field(default=95.0, metadata=SECONDS)
+    sft: float = field(default=90.0, metadata=SECONDS)
     # fine-tuning
-    grpo: float = field(default=300.0, metadata=SECONDS)
+    grpo: float = field(default=370.0, metadata=SECONDS)
     # reinforcement, start of all actors included
-    evaluate: float = field(default=85.0, metadata=SECONDS)
+    evaluate: float = field(default=80.0, metadata=SECONDS)
     # all arms
 
 

@@ -33,17 +33,17 @@ MARKUP = (REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER)
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    describe: float = 0.08  # all that is in a picture, in raster order
-    see: float = 0.32  # what is in a picture: all of it, single emblems, and which of them are known, and what of them
-    know: float = 0.06  # facts of head organisations, or that a name is unknown
+    describe: float = 0.1  # all that is in a picture, in raster order
+    see: float = 0.26  # what is in a picture: all of it, single emblems, and which of them are known
+    know: float = 0.1  # facts of head organisations, or that a name is unknown
     repeat: float = 0.08  # a list of fresh names, word for word: copying, at its plainest
-    markup: float = 0.08  # the same between tags, as every real base model has seen them: what is opened is closed
-    find: float = 0.19  # which of the results answers, quoted with its number; or that none does
-    follow: float = 0.19  # what to search next from a result, up to the answer: several searches in one lesson
+    markup: float = 0.1  # the same between tags, as every real base model has seen them: what is opened is closed
+    find: float = 0.18  # which of the results answers, quoted with its number; or that none does
+    follow: float = 0.18  # what to search next from a result, up to the answer: several searches in one lesson
 
 
 SEEING = LessonMix(describe=0.9, see=0.0, know=0.1, repeat=0.0, markup=0.0, find=0.0, follow=0.0)
-READING = LessonMix(describe=0.12, see=0.0, know=0.08, repeat=0.28, markup=0.12, find=0.22, follow=0.18)
+READING = LessonMix(describe=0.12, see=0.0, know=0.08, repeat=0.35, markup=0.0, find=0.25, follow=0.2)
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,9 @@ class Lessons:
             return self._look(scene)
         known = [emblem for emblem in askable if emblem in self._head]
         emblem = self._rng.choice(known if known and self._rng.random() < 0.5 else askable)
-        if emblem in self._head and self._rng.random() < 0.5:
-            return self._recall(emblem)
         about = self._rng.choice(["name the {}.", "which one is the {}?", "what is the name of the {}?"])
         name = self._head[emblem].name if emblem in self._head else "unknown"
         return Exchange(about.format(emblem.words), f"a {emblem.description} is {name}.")
-
-    def _recall(self, emblem: Emblem) -> Exchange:
-        """A fact of what is recognised: from the picture to the name, from the name to the fact."""
-        it, fact = self._head[emblem], self._rng.choice(ORGANISATION_FACTS)
-        ask = self._rng.choice(ASKS).format(fact, f"the {emblem.words}")
-        return Exchange(ask, f"a {emblem.description} is {it.name}. {it.facts[fact]}")
 
     def _scene(self) -> Scene:
         """A new picture, half of them crowded; a third of the emblems are head ones."""
