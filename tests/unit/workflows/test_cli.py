@@ -12,7 +12,18 @@ import pytest
 from cluster.errors import UserError
 from workflows import cli, settings
 
-COMMANDS = ["pretrain", "sft", "grpo", "evaluate", "demo", "dataset build", "dataset inspect", "ask what", "bench rollout", "bench train"]
+COMMANDS = [
+    "pretrain",
+    "sft",
+    "grpo",
+    "evaluate",
+    "demo",
+    "dataset build",
+    "dataset inspect",
+    "ask what",
+    "bench rollout",
+    "bench train",
+]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
