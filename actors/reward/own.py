@@ -6,6 +6,7 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 from actors.agent.seams import ScoringFailed
 from actors.agent.trajectory import Failure, Question, RewardParts, Trajectory
@@ -23,7 +24,7 @@ def own_reward(path: str) -> OwnReward:
         raise UserError(f"reward.function {path!r} cannot be imported: {error}") from error
     if not callable(found):
         raise UserError(f"reward.function {path!r} is not a function.")
-    return found
+    return cast(OwnReward, found)
 
 
 def with_own_total(own: OwnReward, question: Question, trajectory: Trajectory, parts: RewardParts) -> RewardParts:

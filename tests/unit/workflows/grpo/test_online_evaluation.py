@@ -91,10 +91,14 @@ def test_a_stopped_run_does_not_wait_for_an_evaluation_and_makes_it_again(seed, 
             asyncio.get_running_loop().call_later(after, c.stop, "Ctrl-C")
         return await c.run(), c
 
-    (end, _), _ = play(lambda: main(True))
+    stopped, _ = play(lambda: main(True))
+    assert stopped is not None
+    end, _ = stopped
     remembered = json.loads(world.saved[-1][0])["evaluation"]["evaluated"] if not end.complete else 6
     before = len(world.evaluations)
-    (end, c), _ = play(lambda: main(False))
+    continued, _ = play(lambda: main(False))
+    assert continued is not None
+    end, c = continued
     assert end.complete
     assert c.evaluation.state.evaluated == 6
     assert [m["step"] for m in world.evaluations[before:]] == [v for v in (0, 2, 4, 6) if v > remembered]
