@@ -35,6 +35,7 @@ def prepare_environment(settings: EngineSettings) -> None:
         VLLM_WORKER_MULTIPROC_METHOD="spawn",
         VLLM_NO_USAGE_STATS="1",
         VLLM_LOGGING_LEVEL=settings.log_level,
+        VLLM_LOGGING_STREAM="ext://sys.stderr",  # standard output is for answers: an engine that is closed may complain
     )
 
 

@@ -79,8 +79,9 @@ class Pipeline(RuleBasedStateMachine):
         assert len(batch) == self.buffer.groups_per_step
         for group in batch:
             assert self.version - born[group] <= self.buffer.max_staleness
-        for group in unfinished:  # overtaking stays inside the window
-            assert all(p - group < self.buffer.window or queue.index(p) < self.buffer.window for p in batch)
+        for i, group in enumerate(batch):  # overtaking stays inside the window, which starts at the oldest group left
+            left = [other for other in queue if other not in batch[:i]]
+            assert left.index(group) < self.buffer.window
 
     @precondition(lambda self: self.taken)
     @rule()
