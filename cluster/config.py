@@ -137,15 +137,15 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _apply(config: DictConfig, schema: type, content: Mapping[str, Any], origin: str) -> DictConfig:
-    """`config` with `content` merged in key by key, so that an error can name the key."""
+    """`config` after `content` is merged into it key by key, so that an error can name the key."""
     for path, value, kind in _leaves(schema, content, "", origin):
         if isinstance(value, float) and kind is int and value.is_integer():
             value = int(value)
         nested: Any = value
         for name in reversed(path.split(".")):
             nested = {name: nested}
-        try:
-            config = cast(DictConfig, OmegaConf.merge(config, nested))
+        try:  # "unsafe" means in place: a merge copies all of it, key by key
+            config = cast(DictConfig, OmegaConf.unsafe_merge(config, nested))
         except OmegaConfBaseException as error:
             raise UserError(f"{path} is {_shown(value)} and must be {describe(kind)}{origin}.") from error
     return config
