@@ -24,7 +24,14 @@ SMALL = {
     "pretrain": {"steps": 4, "seeing_steps": 1, "reading_steps": 1, "warmup_steps": 1, "corpus": 400, "batch": 8},
     "dataset": {"train_questions": 24, "test_questions": 6, "conversations": 12, "shards": 1, "actors": 1},
     "sft": {"steps": 2, "warmup_steps": 1, "batch": 4},
-    "grpo": {"steps": 1, "groups_per_step": 2, "group_size": 2, "start_check_questions": 0, "max_tokens": 16},
+    "grpo": {
+        "steps": 1,
+        "groups_per_step": 2,
+        "group_size": 2,
+        "start_check_questions": 0,
+        "max_tokens": 16,
+        "evaluation": {"every": 1, "questions": 4},
+    },
     "evaluate": {"arms": ["rag", "sft", "rl"], "max_tokens": 24},
     "cluster": {"address": "local", "num_cpus": 2, "oversubscribe": True, "object_store_mib": 256},
 }
