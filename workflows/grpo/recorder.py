@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from actors.agent.trajectory import Trajectory
 from cluster.storage import Folder
-from cluster.telemetry import Metrics
+from cluster.telemetry import Metrics, read
 from cluster.trackers import Tracking
 from workflows.grpo.ports import GroupResult, Payload
 from workflows.grpo.records import row_for_people
@@ -55,6 +55,12 @@ ROW_SCHEMA = pa.schema(
 )  # fmt: skip
 
 Fetch = Callable[[Sequence[Payload]], Awaitable[list[Trajectory]]]
+STEP_TIME = "time/step_s"  # what every training step has, and no evaluation on the way
+
+
+def training_steps(folder: Folder) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl that are training steps; evaluations on the way have lines of their own."""
+    return [line for line in read(folder) if STEP_TIME in line]
 
 
 class RunRecorder:
@@ -112,7 +118,7 @@ class RunRecorder:
         line = "  ".join(f"{name} {metrics[key]:{form}}" for name, key, form in SHOWN if key in metrics)
         self._progress.update(self._task, completed=step, line=line)
         if not self._console.is_terminal:
-            self._console.print(f"step {step}: {line}  {metrics['time/step_s']:.1f} s", highlight=False)
+            self._console.print(f"step {step}: {line}  {metrics[STEP_TIME]:.1f} s", highlight=False)
         rows = await self._rows(step, groups)
         async with self._writing:
             await asyncio.to_thread(self._write, step, metrics, rows)

@@ -14,8 +14,8 @@ import yaml
 
 from actors.model.load import check_model_folder
 from cluster.storage import Folder
-from cluster.telemetry import read
 from workflows.grpo import manifest
+from workflows.grpo.recorder import training_steps
 
 BIN = Path(sys.executable).parent
 CALLS = 20  # until the head must answer; Ray's own client retries within each
@@ -102,5 +102,5 @@ def test_grpo_as_a_submitted_job_leaves_its_results_at_an_absolute_path(head: st
     assert "succeeded" in done.stdout
     facts = manifest.read(Folder(run / "grpo"))
     assert (facts["complete"], facts["step"]) == (True, 2)
-    assert [step["step"] for step in read(Folder(run / "grpo"))] == [1, 2]
+    assert [step["step"] for step in training_steps(Folder(run / "grpo"))] == [1, 2]
     check_model_folder(run / "grpo/export")

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.storage import Folder
-from cluster.telemetry import read
 from tests.slow.commands import Command
 from workflows.grpo import manifest
+from workflows.grpo.recorder import training_steps
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -66,7 +66,7 @@ def newest(grpo):
 
 
 def assert_trained_once(grpo):
-    steps = read(Folder(grpo))
+    steps = training_steps(Folder(grpo))
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert [step["version"] for step in steps] == [step["step"] for step in steps]
     assert all(step["staleness/max"] <= 1 for step in steps)

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from actors.agent.trajectory import SegmentKind
 from cluster.runtime import RuntimeSettings, connect
 from cluster.storage import Folder
-from cluster.telemetry import read
 from workflows.grpo.plan import plan_of
+from workflows.grpo.recorder import training_steps
 from workflows.grpo.records import trajectory_from
 from workflows.grpo.run import train
 from workflows.settings import load
@@ -73,7 +73,7 @@ def test_without_staleness_every_token_is_as_new_as_the_weights_that_it_trains(p
     found = run(folder, 0)
     assert sum(map(len, found.values())) == STEPS * 8
     assert set(ages(found)) == {0}
-    assert {step["staleness/max"] for step in read(Folder(folder / "grpo"))} == {0.0}
+    assert {step["staleness/max"] for step in training_steps(Folder(folder / "grpo"))} == {0.0}
     assert learned(folder) > 1e-3
 
 
@@ -82,7 +82,7 @@ def test_with_staleness_two_no_token_is_older_and_updates_land_inside_episodes(p
     found = run(folder, 2)
     assert 0 < max(ages(found)) <= 2
     assert min(ages(found)) >= 0
-    assert all(step["staleness/max"] <= 2 for step in read(Folder(folder / "grpo")))
+    assert all(step["staleness/max"] <= 2 for step in training_steps(Folder(folder / "grpo")))
     episodes = [versions for step in found.values() for versions in step]
     crossed = [versions for versions in episodes if len(set(versions)) > 1]
     print(f"{len(crossed)} of {len(episodes)} episodes were sampled under more than one version")

@@ -6,9 +6,9 @@ from statistics import mean
 import pytest
 
 from cluster.storage import Folder
-from cluster.telemetry import read
 from workflows.demo import STAGES
 from workflows.grpo import manifest
+from workflows.grpo.recorder import training_steps
 from workflows.settings import load
 
 pytestmark = pytest.mark.timeout(1500)
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 @pytest.fixture(scope="module")
 def steps(miniature):
-    return read(Folder(miniature.folder / "grpo"))
+    return training_steps(Folder(miniature.folder / "grpo"))
 
 
 def test_every_stage_ends_and_leaves_what_the_next_one_needs(miniature):

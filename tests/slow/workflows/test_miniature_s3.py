@@ -6,10 +6,10 @@ import boto3
 import pytest
 
 from cluster.storage import Folder
-from cluster.telemetry import read
 from tests.integration.conftest import s3_bucket, s3_server  # noqa: F401 (fixtures)
 from tests.slow.commands import ROOT, Command
 from workflows.demo import STAGES
+from workflows.grpo.recorder import training_steps
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -30,7 +30,7 @@ def test_the_whole_pipeline_runs_on_s3(s3_bucket, s3_server, tmp_path):  # noqa:
     run = Folder(f"{s3_bucket}/runs/mini")
     for stage in STAGES:
         assert all(run.exists(output) for output in stage.outputs), stage.name
-    steps = read(run / "grpo")
+    steps = training_steps(run / "grpo")
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
     books = {k.removeprefix("groups_total/"): v for k, v in steps[-1].items() if k.startswith("groups_total/")}
     assert books.pop("admitted") == sum(books.values())
