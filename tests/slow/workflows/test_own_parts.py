@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.agent.trajectory import Outcome
+from actors.reward.score import combined
 from tests.slow.commands import ROOT, Command
 from workflows.grpo.records import trajectory_from
+from workflows.settings import load
 
 README = (ROOT / "README.md").read_text().partition("## Bring your own")[2]
 PARTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
@@ -39,10 +41,11 @@ def test_the_readmes_parts_are_used_in_training(mine, tmp_path):
         grpo.ends_with(0, 300)
     rows = [row for file in (tmp_path / "run/grpo/trajectories").iterdir() for row in pq.read_table(file).to_pylist()]
     played = [trajectory_from(json.loads(row["record"])) for row in rows]
+    rule = load("miniature").reward.rule()
     for trajectory in played:
         parts, tokens = trajectory.reward, trajectory.sampled_tokens
-        formula = 0.9 * parts.accuracy * parts.penalty + 0.1 * parts.format
-        assert parts.total == pytest.approx(formula - 0.001 * tokens)
+        formula = combined(parts.accuracy, bool(parts.format), parts.searches, rule)
+        assert parts.total == pytest.approx(formula.total - 0.001 * tokens)
     looked = [call.result for it in played for call in it.tool_calls if call.result.outcome is Outcome.OK]
     assert looked
     assert {evidence.text for result in looked for evidence in result.evidence} == {"what the page says"}
@@ -50,7 +53,7 @@ def test_the_readmes_parts_are_used_in_training(mine, tmp_path):
 
 def test_data_of_ones_own_becomes_a_dataset(mine, tmp_path):
     kwargs = f"dataset.kwargs={{train: {mine / 'questions/train'}, test: {mine / 'questions/test'}}}"
-    words = [f"run.storage={tmp_path / 'other'}", SOURCE, kwargs]
+    words = [f"run.storage={tmp_path / 'other'}", SOURCE, kwargs, "dataset.conversations=0"]
     with Command(tmp_path / "log", "dataset", "build", "--config", "miniature", *words, cwd=mine) as build:
         build.ends_with(0, 300)
     for split in ("train", "test"):
