@@ -52,6 +52,7 @@ def test_the_readmes_parts_are_used_in_training(mine, tmp_path):
 
 
 def test_data_of_ones_own_becomes_a_dataset(mine, tmp_path):
+    shutil.copytree(tmp_path / "run/blobs", tmp_path / "other/blobs")  # its rows name pictures by content
     kwargs = f"dataset.kwargs={{train: {mine / 'questions/train'}, test: {mine / 'questions/test'}}}"
     words = [f"run.storage={tmp_path / 'other'}", SOURCE, kwargs, "dataset.conversations=0"]
     with Command(tmp_path / "log", "dataset", "build", "--config", "miniature", *words, cwd=mine) as build:
