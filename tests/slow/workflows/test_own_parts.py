@@ -20,7 +20,10 @@ PARTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
 COMMANDS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)[0]
 TOOL, REWARD = 'search.image=[{path: "parts:MySearch"}]', "reward.function=parts:reward"
 SOURCE = "dataset.source=workflows.dataset.fvqa:ParquetSource"
-SMALL = ("grpo.steps=1", "grpo.groups_per_step=4", "grpo.group_size=4", "grpo.start_check_questions=0")
+SMALL = (
+    "grpo.steps=1", "grpo.groups_per_step=8", "grpo.group_size=4", "grpo.trajectories_per_step=64",
+    "grpo.start_check_questions=0",
+)  # fmt: skip
 
 
 @pytest.fixture
