@@ -87,7 +87,7 @@ class RolloutSampler:
                 await self._engine.start()
                 self._started = True
                 gc.collect()
-                gc.freeze()  # what was imported lives as long as the process; going through it takes 0.4 s each time
+                gc.freeze()  # what was imported lives as long as the process: no collection need go through it
                 _log.info("the engine started in %.1f s", time.monotonic() - began)
         return {
             "pid": os.getpid(),

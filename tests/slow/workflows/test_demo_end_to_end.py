@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.slow.commands import Command
 from workflows.stage import Due, StageBook, fingerprints
 
 pytestmark = pytest.mark.timeout(1500)
 
-ROOT = Path(__file__).resolve().parents[3]
 SMALL = {
     "extends": "embedded",
     "world": {"head": 4, "tail_train": 12, "tail_test": 8},
@@ -45,16 +40,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(config: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "workflows.cli", *words, "--config", str(config)]
-    log = (config.parent / f"{words[0]}.log").open("w+")
-    return subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "200"}
-    )
-
-
-def said(config: Path, command: str) -> str:
-    return (config.parent / f"{command}.log").read_text()
+def start(config: Path, *words: str) -> Command:
+    return Command(config.parent / f"{words[0]}.log", *words, "--config", str(config))
 
 
 def due(config: Path) -> dict[str, Due]:
@@ -66,17 +53,14 @@ def due(config: Path) -> dict[str, Due]:
 
 
 def test_a_demo_that_is_stopped_continues_and_then_has_nothing_left_to_do(config):
-    demo, marker = start(config, "demo"), config.parent / "run/stages/sft.json"
-    while not marker.exists():
-        assert demo.poll() is None, said(config, "demo")[-3000:]
-        time.sleep(0.2)  # a process is waited for, not a clock
-    demo.send_signal(signal.SIGINT)
-    assert demo.wait(300) == 130, said(config, "demo")[-3000:]
+    with start(config, "demo") as demo:
+        demo.until((config.parent / "run/stages/sft.json").exists, 900)
+        demo.interrupt()
+        demo.ends_with(130, 300)
     assert (due(config)["pretrain"], due(config)["dataset"], due(config)["grpo"]) == (Due.REUSED, Due.REUSED, Due.NEW)
 
-    demo = start(config, "demo")
-    assert demo.wait(900) == 0, said(config, "demo")[-3000:]
-    told = said(config, "demo")
+    with start(config, "demo") as demo:
+        told = demo.ends_with(0, 900)
     assert "1/5 pretrain: reused" in told
     assert "2/5 dataset: reused" in told
     assert set(due(config).values()) == {Due.REUSED}
@@ -86,26 +70,26 @@ def test_a_demo_that_is_stopped_continues_and_then_has_nothing_left_to_do(config
     assert facts["reused"] == ["dataset", "pretrain"]
     assert 0 < facts["peak_memory_bytes"] < 12 << 30
 
-    demo = start(config, "demo")
-    assert demo.wait(120) == 0
-    assert "every stage is done already" in said(config, "demo")
-    assert "match" in said(config, "demo")  # the table is shown again
+    with start(config, "demo") as demo:
+        told = demo.ends_with(0, 120)
+    assert "every stage is done already" in told
+    assert "match" in told  # the table is shown again
     assert (config.parent / "run/report.html").exists()
 
 
 def test_a_second_seed_and_the_ablations_go_on_from_what_is_there_and_are_compared(config):
-    demo = start(config, "demo", "--ablations")
-    assert demo.wait(600) == 0, said(config, "demo")[-3000:]
-    assert "4/11 grpo: reused" in said(config, "demo")
-    assert "what was to be reached" in said(config, "demo")
+    with start(config, "demo", "--ablations") as demo:
+        told = demo.ends_with(0, 600)
+    assert "4/11 grpo: reused" in told
+    assert "what was to be reached" in told
     run = config.parent / "run"
     compared = json.loads((run / "comparison.json").read_text())
     assert list(compared["arms"]) == ["rag", "sft", "rl", "no_crop", "no_penalty", "unbalanced"]
     assert {target["says"] for target in compared["targets"]} >= {"RL over SFT", "fewer searches than RAG"}
 
-    demo = start(config, "demo", "--seeds", "2")
-    assert demo.wait(600) == 0, said(config, "demo")[-3000:]
-    assert "mean of 2 seeds" in said(config, "demo")
+    with start(config, "demo", "--seeds", "2") as demo:
+        told = demo.ends_with(0, 600)
+    assert "mean of 2 seeds" in told
     compared = json.loads((run / "comparison.json").read_text())
     assert compared["seeds"] == [0, 1]
     assert all(len(target["values"]) == 2 for target in compared["targets"])
@@ -116,6 +100,6 @@ def test_a_second_seed_and_the_ablations_go_on_from_what_is_there_and_are_compar
 
 
 def test_the_agent_in_hand_answers_after_the_demo(config):
-    asked = start(config, "ask", "--example", "0", "--json")
-    assert asked.wait(300) == 0, said(config, "ask")[-3000:]
-    assert '"ending"' in said(config, "ask")
+    with start(config, "ask", "--example", "0", "--json") as asked:
+        told = asked.ends_with(0, 300)
+    assert '"ending"' in told

@@ -23,6 +23,7 @@ from actors.agent.trajectory import (
     ToolResult,
     Trajectory,
     VersionSpan,
+    WeightVersion,
 )
 from workflows.evaluate.rows import Row, row_of
 
@@ -40,13 +41,18 @@ def call(
     return ToolCall(ToolRequest(tool, query), ToolResult(outcome, found, cost_usd=0.01), turn, 0.0)
 
 
+def said(text: str, version: int = 1) -> Segment:
+    """A turn of three tokens."""
+    ids, spans = np.array([1, 2, 3], np.int32), (VersionSpan(WeightVersion(version), 0, 3),)
+    return Segment(SegmentKind.ACTION, ids, np.zeros(3, np.float32), spans, text=text)
+
+
 def episode(
     answer: str = "Ada Lune", calls=(), ending=Ending.ANSWERED, failure=Failure.NONE, good=1.0, cites=()
 ) -> Trajectory:
-    said = np.array([1, 2, 3], np.int32)
-    turn = Segment(SegmentKind.ACTION, said, np.zeros(3, np.float32), (VersionSpan(2, 0, 3),), text="said")  # type: ignore[arg-type]
+    turn = said("said", version=2)
     return Trajectory(
-        "q1", 0, (Segment(SegmentKind.PROMPT, said), turn), tuple(calls), ending, failure, answer,
+        "q1", 0, (Segment(SegmentKind.PROMPT, turn.token_ids), turn), tuple(calls), ending, failure, answer,
         tuple(cites), format_ok=True, seconds=2.0, reward=RewardParts(0.5, 1.0, good, 1.0, len(calls)),
     )  # fmt: skip
 

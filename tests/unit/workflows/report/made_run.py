@@ -29,9 +29,9 @@ from actors.agent.trajectory import (
     ToolRequest,
     ToolResult,
     Trajectory,
-    VersionSpan,
 )
 from cluster.storage import Folder
+from tests.unit.workflows.evaluate.made_rows import said
 from workflows.evaluate.document import arm_document
 from workflows.evaluate.rows import row_of, write_rows
 from workflows.grpo.recorder import ROW_SCHEMA
@@ -53,11 +53,6 @@ def picture(colour: str = "red", side: int = 32) -> bytes:
     sink = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(sink, "PNG")
     return sink.getvalue()
-
-
-def said(text: str, version: int = 1) -> Segment:
-    ids = np.array([1, 2, 3], np.int32)
-    return Segment(SegmentKind.ACTION, ids, np.zeros(3, np.float32), (VersionSpan(version, 0, 3),), text=text)  # type: ignore[arg-type]
 
 
 def asked(i: int, kind: str, ref: ImageRef) -> Question:
