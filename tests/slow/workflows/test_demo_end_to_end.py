@@ -79,7 +79,7 @@ def test_a_demo_that_is_stopped_continues_and_then_has_nothing_left_to_do(config
 
 def test_a_second_seed_and_the_ablations_go_on_from_what_is_there_and_are_compared(config):
     with start(config, "demo", "--ablations") as demo:
-        told = demo.ends_with(0, 600)
+        told = demo.ends_with(0, 900)
     assert "4/11 grpo: reused" in told
     assert "what was to be reached" in told
     run = config.parent / "run"
@@ -88,7 +88,7 @@ def test_a_second_seed_and_the_ablations_go_on_from_what_is_there_and_are_compar
     assert {target["says"] for target in compared["targets"]} >= {"RL over SFT", "fewer searches than RAG"}
 
     with start(config, "demo", "--seeds", "2") as demo:
-        told = demo.ends_with(0, 600)
+        told = demo.ends_with(0, 900)
     assert "mean of 2 seeds" in told
     compared = json.loads((run / "comparison.json").read_text())
     assert compared["seeds"] == [0, 1]

@@ -51,6 +51,11 @@ def test_every_target_is_told_in_the_papers_own_terms(seed):
     assert told["without penalty: times the searches on search-free"].mean == pytest.approx(5.0)
 
 
+def test_rl_is_held_against_the_best_of_the_rag_arms_and_not_the_worst(seed):
+    told = said(findings([{**seed, "rag_rl": seed["sft"]}], max_calls=5))
+    assert told["RL over the best RAG arm"].mean == pytest.approx(0.2)
+
+
 def test_what_was_not_played_is_not_told(seed):
     assert "with crop over without, on crowded scenes" not in said(findings([seed], max_calls=5))
     assert not findings([{}], max_calls=5)
