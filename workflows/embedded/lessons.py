@@ -99,9 +99,17 @@ class Lessons:
             return self._look(scene)
         known = [emblem for emblem in askable if emblem in self._head]
         emblem = self._rng.choice(known if known and self._rng.random() < 0.5 else askable)
+        if emblem in self._head and self._rng.random() < 0.5:
+            return self._recall(emblem)
         about = self._rng.choice(["name the {}.", "which one is the {}?", "what is the name of the {}?"])
         name = self._head[emblem].name if emblem in self._head else "unknown"
         return Exchange(about.format(emblem.words), f"a {emblem.description} is {name}.")
+
+    def _recall(self, emblem: Emblem) -> Exchange:
+        """A fact of what is recognised: from the picture to the name, from the name to the fact."""
+        it, fact = self._head[emblem], self._rng.choice(ORGANISATION_FACTS)
+        ask = self._rng.choice(ASKS).format(fact, f"the {emblem.words}")
+        return Exchange(ask, f"a {emblem.description} is {it.name}. {it.facts[fact]}")
 
     def _scene(self) -> Scene:
         """A new picture, half of them crowded; a third of the emblems are head ones."""
