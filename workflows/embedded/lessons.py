@@ -23,7 +23,7 @@ from workflows.embedded.entities import Emblem, World
 from workflows.embedded.lexicon import COLOURS, MARKS, ORGANISATION_FACTS, SHAPES, Names, is_name, name_pieces
 from workflows.embedded.pictures import Scene, compose
 from workflows.embedded.questions import MixSettings, draft_questions
-from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader
+from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader, recalled
 
 DESCRIBE = "describe the picture."
 MARKUP = (REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER)
@@ -33,17 +33,17 @@ MARKUP = (REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER)
 class LessonMix:
     """Shares of the lessons; they need not sum to one."""
 
-    describe: float = 0.1  # all that is in a picture, in raster order
-    see: float = 0.26  # what is in a picture: all of it, single emblems, and which of them are known
-    know: float = 0.1  # facts of head organisations, or that a name is unknown
-    repeat: float = 0.08  # a list of fresh names, word for word: copying, at its plainest
-    markup: float = 0.1  # the same between tags, as every real base model has seen them: what is opened is closed
-    find: float = 0.18  # which of the results answers, quoted with its number; or that none does
-    follow: float = 0.18  # what to search next from a result, up to the answer: several searches in one lesson
+    describe: float = 0.05  # all that is in a picture, in raster order
+    see: float = 0.36  # what is in a picture: all of it, single emblems, which of them are known, and what of them
+    know: float = 0.08  # facts of head organisations, or that a name is unknown
+    repeat: float = 0.05  # a list of fresh names, word for word: copying, at its plainest
+    markup: float = 0.06  # the same between tags, as every real base model has seen them: what is opened is closed
+    find: float = 0.2  # which of the results answers, quoted with its number; or that none does
+    follow: float = 0.2  # what to search next from a result, up to the answer: several searches in one lesson
 
 
-SEEING = LessonMix(describe=0.9, see=0.0, know=0.1, repeat=0.0, markup=0.0, find=0.0, follow=0.0)
-READING = LessonMix(describe=0.12, see=0.0, know=0.08, repeat=0.35, markup=0.0, find=0.25, follow=0.2)
+READING = LessonMix(describe=0.05, see=0.0, know=0.05, repeat=0.7, markup=0.0, find=0.1, follow=0.1)
+SEEING = LessonMix(describe=0.4, see=0.3, know=0.1, repeat=0.1, markup=0.0, find=0.05, follow=0.05)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Lessons:
         return Lesson("describe", (Exchange("<image>" + DESCRIBE, _description(scene)),), scene)
 
     def _see(self) -> Lesson:
-        """Three exchanges about one picture: in half of the lessons the first describes all of it."""
+        """Five exchanges about one picture: in half of the lessons the first describes all of it."""
         scene = self._scene()
-        exchanges = [self._look(scene) if self._rng.random() < 0.5 else self._recognise(scene) for _ in range(3)]
+        exchanges = [self._look(scene) if self._rng.random() < 0.5 else self._recognise(scene) for _ in range(5)]
         if self._rng.random() < 0.5:
             exchanges[0] = Exchange(DESCRIBE, _description(scene))
         exchanges[0] = Exchange("<image>" + exchanges[0].text, exchanges[0].reply)
@@ -109,7 +109,7 @@ class Lessons:
         """A fact of what is recognised: from the picture to the name, from the name to the fact."""
         it, fact = self._head[emblem], self._rng.choice(ORGANISATION_FACTS)
         ask = self._rng.choice(ASKS).format(fact, f"the {emblem.words}")
-        return Exchange(ask, f"a {emblem.description} is {it.name}. {it.facts[fact]}")
+        return Exchange(ask, f"a {emblem.description} is {it.name}. {recalled(fact, it.facts[fact])}")
 
     def _scene(self) -> Scene:
         """A new picture, half of them crowded; a third of the emblems are head ones."""
@@ -132,7 +132,7 @@ class Lessons:
             name = Names(self._rng, self._world.names).draw("organisation")
             return Exchange(ask.format(fact, name), f"{name} is unknown.")
         it = self._rng.choice(self._world.of("head"))
-        return Exchange(ask.format(fact, it.name), f"{it.name} is known. {it.facts[fact]}")
+        return Exchange(ask.format(fact, it.name), f"{it.name} is known. {recalled(fact, it.facts[fact])}")
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

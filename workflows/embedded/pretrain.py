@@ -214,10 +214,10 @@ def lessons_of(world: World, settings: PretrainSettings, seed: int, step: int) -
 
 
 def _mix(settings: PretrainSettings, step: int) -> LessonMix:
-    """First to see, then to read, then all of it together."""
-    if step <= settings.seeing_steps:
-        return SEEING
-    return READING if step <= settings.seeing_steps + settings.reading_steps else settings.lessons
+    """First to read, then to see, then all of it together."""
+    if step <= settings.reading_steps:
+        return READING
+    return SEEING if step <= settings.reading_steps + settings.seeing_steps else settings.lessons
 
 
 def sequence_of(lesson: Lesson, renderer: ChatRenderer, pictures: _Pictures) -> Expanded:

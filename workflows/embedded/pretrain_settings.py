@@ -26,10 +26,11 @@ class PretrainSettings(SupervisedSettings):
     # of the model
     lessons: LessonMix = field(default_factory=LessonMix)
     # shares of the kinds of lessons after that
+    reading_steps: int = field(default=130, metadata=NOT_NEGATIVE)
+    # of the steps, the first ones, that teach to copy and little else: a fresh model learns it in half the steps that
+    # one needs which has learned to see
     seeing_steps: int = field(default=130, metadata=NOT_NEGATIVE)
-    # of the steps, the first ones, that teach to describe pictures and little else: the most to see in a token
-    reading_steps: int = field(default=200, metadata=NOT_NEGATIVE)
-    # the steps after those, that teach reading, and just enough else that it is not forgotten: copying is learned
-    # several times sooner when little else is
+    # the steps after those, that teach to describe pictures, the most to see in a token, and just enough reading that
+    # it is not forgotten
     corpus: int = field(default=6000, metadata=AT_LEAST_ONE)
     # lessons whose words the tokenizer is trained on

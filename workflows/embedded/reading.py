@@ -44,6 +44,11 @@ def wanted(fact: str) -> str:
     return f"{fact}?"
 
 
+def recalled(fact: str, value: str) -> str:
+    """What is known by heart, said before it is answered: the answer is then a copy of words near by."""
+    return f"{wanted(fact)} {value}."
+
+
 def quoted(text: str, number: int) -> str:
     """How a result is quoted: its words, then its number. `text` ends with a full stop."""
     return f"{text.removesuffix('.')} [{number}]."

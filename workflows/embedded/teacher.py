@@ -24,7 +24,7 @@ from actors.model.renderer import ChatRenderer
 from workflows.embedded.entities import World
 from workflows.embedded.lexicon import CHANGING_FACT
 from workflows.embedded.questions import Draft, follow
-from workflows.embedded.reading import ANOTHER, DONE, LOOK_UP, ONCE_MORE, quoted, wanted
+from workflows.embedded.reading import ANOTHER, DONE, LOOK_UP, ONCE_MORE, quoted, recalled, wanted
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Script:
         else:
             reason = f"{name} is {'known' if known else 'unknown'}."
         if known and not self.needless:
-            return reason, Answer(draft.answer)
+            return f"{reason} {recalled(self._fact(), draft.answer)}" if draft.path else reason, Answer(draft.answer)
         if known:
             reason = f"{reason} {LOOK_UP}"
         if draft.emblem is None or (known and draft.path):

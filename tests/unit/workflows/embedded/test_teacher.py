@@ -107,6 +107,15 @@ def test_what_the_teacher_writes_is_read_back_from_its_tokens(played, renderer):
                 assert not renderer.forbidden(segment.token_ids)
 
 
+def test_what_is_known_by_heart_is_said_before_it_is_answered(played):
+    known = [(draft, it) for draft, it in played["careful"] if draft.kind == "head" and draft.path]
+    assert known
+    for draft, it in known:
+        said, _, answer = it.segments[-1].text.partition("</reason>")
+        assert said.endswith(f" {draft.path[-1]}? {draft.answer}.")
+        assert draft.answer in answer
+
+
 def test_a_careful_teacher_takes_the_shortest_path_of_each_kind(played):
     shortest = {
         "looking": {""},
