@@ -23,6 +23,7 @@ from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.dataset.build import REPORT, tokenizer_of
 from workflows.dataset.conversations import shards_of
+from workflows.identity import changes
 from workflows.progress import TrainingProgress, stopped_by_signals
 from workflows.run_folder import RunFolder
 from workflows.supervised import INCIDENTAL
@@ -60,6 +61,9 @@ def run(settings: Settings, console: Console | None = None) -> None:
         }
         cluster.require({name: amount for name, amount in needed.items() if amount}, "SFT")
         if not state:  # what another configuration left goes when this one is known to start, not before
+            left = _json(folder.sft, STATE).get("identity")
+            if left:
+                console.print(f"SFT: done anew, because {changes(left, identity)}")
             folder.sft.delete()
             folder.sft.write_json(STATE, {"identity": identity, "complete": False})
         _train(settings, folder, model, source, identity, console)

@@ -26,6 +26,7 @@ from workflows.dataset.checks import balanced, counted
 from workflows.dataset.source import Part, source_of
 from workflows.dataset.worker import Plan
 from workflows.embedded.web import ensure_web
+from workflows.identity import changes
 from workflows.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def run(settings: Settings, console: Console | None = None) -> None:
         needed = settings.dataset.actors * settings.dataset.actor_cpus
         cluster.require({"CPU": needed}, "the dataset")
         for part in due:
+            left = report.get(part.name, {}).get("identity")
+            what = changes(left, identity_of(settings, part, folder)) if left else ""
+            if what:
+                console.print(f"dataset: {part.name} is made anew, because {what}")
             report[part.name] = _build(settings, part, folder, console)
             folder.dataset.write_json(REPORT, report)
 

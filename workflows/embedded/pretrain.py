@@ -34,6 +34,7 @@ from workflows.embedded.lessons import READING, SEEING, Lesson, LessonMix, Lesso
 from workflows.embedded.pictures import SIDE, render
 from workflows.embedded.pretrain_settings import PretrainSettings
 from workflows.embedded.web import ensure_web
+from workflows.identity import changes
 from workflows.progress import TrainingProgress, stopped_by_signals
 from workflows.run_folder import RunFolder
 from workflows.supervised import INCIDENTAL
@@ -53,11 +54,14 @@ def run(settings: Settings, console: Console | None = None) -> None:
     folder.root.ensure_writable()
     world = ensure_web(folder.world, settings.world)
     identity = identity_of(settings)
-    state = _state(folder.pretrain, identity)
+    left = _left(folder.pretrain)
+    state = left if left.get("identity") == identity else {}
     if state.get("complete") and folder.base.exists("config.json"):
         console.print(f"pretrain: the base model of this configuration is there already: {folder.base}")
         return
     if not state:
+        if left:
+            console.print(f"pretrain: made anew, because {changes(left['identity'], identity)}")
         for old in (folder.pretrain, folder.base):
             old.delete()
     with freed_memory_kept(), tempfile.TemporaryDirectory(prefix="mmsearch-pretrain-") as scratch:
@@ -74,13 +78,13 @@ def identity_of(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps({"pretrain": recipe, "world": world, "seed": settings.run.seed}))
 
 
-def _state(folder: Folder, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run of the same identity left; empty if there is none."""
+def _left(folder: Folder) -> dict[str, Any]:
+    """The state that an earlier run left; empty if there is none."""
     try:
         state = folder.read_json(STATE)
     except (FileNotFoundError, ValueError):
         return {}
-    return state if state.get("identity") == identity else {}
+    return state if isinstance(state.get("identity"), dict) else {}
 
 
 class Pretraining:

@@ -31,6 +31,7 @@ from workflows.grpo.ports import ControllerState
 from workflows.grpo.prompts_cursor import CursorState
 from workflows.grpo.records import trajectory_from, trajectory_to
 from workflows.grpo.work_buffer import BufferState, GroupId
+from workflows.identity import changes
 
 MARKER = "COMPLETE.json"
 CONTROLLER = "controller.json"
@@ -128,10 +129,8 @@ class CheckpointStore:
             self._folder.delete(name)
 
     def _compare(self, name: str, identity: Mapping[str, Any]) -> None:
-        now = json.loads(json.dumps(self._identity))
-        changed = [key for key in sorted({*now, *identity}) if now.get(key) != identity.get(key)]
-        if changed:
-            what = "; ".join(f"{key} was {identity.get(key)!r} and is {now.get(key)!r}" for key in changed)
+        what = changes(identity, json.loads(json.dumps(self._identity)))
+        if what:
             raise UserError(
                 f"checkpoint {name} belongs to another configuration: {what}."
                 f" Set it back, give the run another name, or delete {self._folder} to start anew."
