@@ -23,7 +23,7 @@ from workflows.embedded.entities import Emblem, World
 from workflows.embedded.lexicon import COLOURS, MARKS, ORGANISATION_FACTS, SHAPES, Names, is_name, name_pieces
 from workflows.embedded.pictures import Scene, compose
 from workflows.embedded.questions import MixSettings, draft_questions
-from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader, recalled
+from workflows.embedded.reading import ANOTHER, ASKS, DONE, LOOK_UP, ONCE_MORE, Exchange, Reader, stated
 
 DESCRIBE = "describe the picture."
 MARKUP = (REASON, TEXT_SEARCH, IMAGE_SEARCH, ANSWER)
@@ -86,12 +86,12 @@ class Lessons:
 
     def _look(self, scene: Scene) -> Exchange:
         emblem = self._rng.choice(scene.emblems)
-        about, answer = self._rng.choice(
-            [(f"what mark is on the {emblem.words}?", emblem.mark)]
-            + [(f"what colour is the {emblem.shape}?", emblem.colour)] * _alone(scene, "shape", emblem)
-            + [(f"what shape is the {emblem.colour} emblem?", emblem.shape)] * _alone(scene, "colour", emblem)
+        about, asked = self._rng.choice(
+            [(f"what mark is on the {emblem.words}?", "mark")]
+            + [(f"what colour is the {emblem.shape}?", "colour")] * _alone(scene, "shape", emblem)
+            + [(f"what shape is the {emblem.colour} emblem?", "shape")] * _alone(scene, "colour", emblem)
         )
-        return Exchange(about, f"a {emblem.description}. {answer}")
+        return Exchange(about, f"a {emblem.description}. {stated(asked, getattr(emblem, asked))}")
 
     def _recognise(self, scene: Scene) -> Exchange:
         askable = [emblem for emblem in scene.emblems if emblem not in self._tested]
@@ -109,7 +109,7 @@ class Lessons:
         """A fact of what is recognised: from the picture to the name, from the name to the fact."""
         it, fact = self._head[emblem], self._rng.choice(ORGANISATION_FACTS)
         ask = self._rng.choice(ASKS).format(fact, f"the {emblem.words}")
-        return Exchange(ask, f"a {emblem.description} is {it.name}. {recalled(fact, it.facts[fact])}")
+        return Exchange(ask, f"a {emblem.description} is {it.name}. {stated(fact, it.facts[fact])}")
 
     def _scene(self) -> Scene:
         """A new picture, half of them crowded; a third of the emblems are head ones."""
@@ -132,7 +132,7 @@ class Lessons:
             name = Names(self._rng, self._world.names).draw("organisation")
             return Exchange(ask.format(fact, name), f"{name} is unknown.")
         it = self._rng.choice(self._world.of("head"))
-        return Exchange(ask.format(fact, it.name), f"{it.name} is known. {recalled(fact, it.facts[fact])}")
+        return Exchange(ask.format(fact, it.name), f"{it.name} is known. {stated(fact, it.facts[fact])}")
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

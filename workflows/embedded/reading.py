@@ -44,8 +44,8 @@ def wanted(fact: str) -> str:
     return f"{fact}?"
 
 
-def recalled(fact: str, value: str) -> str:
-    """What is known by heart, said before it is answered: the answer is then a copy of words near by."""
+def stated(fact: str, value: str) -> str:
+    """What is seen or known by heart, said before it is answered: the answer is then a copy of words near by."""
     return f"{wanted(fact)} {value}."
 
 

@@ -24,7 +24,7 @@ from actors.model.renderer import ChatRenderer
 from workflows.embedded.entities import World
 from workflows.embedded.lexicon import CHANGING_FACT
 from workflows.embedded.questions import Draft, follow
-from workflows.embedded.reading import ANOTHER, DONE, LOOK_UP, ONCE_MORE, quoted, recalled, wanted
+from workflows.embedded.reading import ANOTHER, DONE, LOOK_UP, ONCE_MORE, quoted, stated, wanted
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Script:
         draft = self.draft
         if draft.subject is None:
             assert draft.emblem is not None
-            return f"a {draft.emblem.description}.", Answer(draft.answer)
+            return f"a {draft.emblem.description}. {stated(draft.category, draft.answer)}", Answer(draft.answer)
         name = draft.subject.name
         known = draft.label is Label.FREE
         if draft.emblem is not None:
@@ -100,7 +100,7 @@ class _Script:
         else:
             reason = f"{name} is {'known' if known else 'unknown'}."
         if known and not self.needless:
-            return f"{reason} {recalled(self._fact(), draft.answer)}" if draft.path else reason, Answer(draft.answer)
+            return f"{reason} {stated(self._fact(), draft.answer)}" if draft.path else reason, Answer(draft.answer)
         if known:
             reason = f"{reason} {LOOK_UP}"
         if draft.emblem is None or (known and draft.path):

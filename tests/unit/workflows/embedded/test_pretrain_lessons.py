@@ -26,9 +26,9 @@ def test_rates_are_shares_by_kind():
 def test_what_is_seen_and_known_is_recalled_in_the_words_that_the_teacher_uses(world):
     lessons = islice(Lessons(world, LessonMix(), seed=3), 600)
     replies = {exchange.reply for it in lessons if it.kind == "see" for exchange in it.exchanges}
-    recalled = {
+    stated = {
         f"a {it.emblem.description} is {it.name}. {fact}? {it.facts[fact]}."
         for it in world.of("head")
         for fact in ORGANISATION_FACTS
     }
-    assert len(replies & recalled) > 10
+    assert len(replies & stated) > 10

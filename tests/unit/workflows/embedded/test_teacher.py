@@ -107,12 +107,16 @@ def test_what_the_teacher_writes_is_read_back_from_its_tokens(played, renderer):
                 assert not renderer.forbidden(segment.token_ids)
 
 
-def test_what_is_known_by_heart_is_said_before_it_is_answered(played):
-    known = [(draft, it) for draft, it in played["careful"] if draft.kind == "head" and draft.path]
-    assert known
+def test_what_is_seen_or_known_by_heart_is_said_before_it_is_answered(played):
+    known = [
+        (draft, it)
+        for draft, it in played["careful"]
+        if draft.kind == "looking" or (draft.kind == "head" and draft.path)
+    ]
+    assert {draft.kind for draft, _ in known} == {"looking", "head"}
     for draft, it in known:
         said, _, answer = it.segments[-1].text.partition("</reason>")
-        assert said.endswith(f" {draft.path[-1]}? {draft.answer}.")
+        assert said.endswith(f" {draft.category}? {draft.answer}.")
         assert draft.answer in answer
 
 
