@@ -34,7 +34,7 @@ STAGES = (
         settings=("world", "pretrain", "run.seed"),
         outputs=("world", "base/config.json"),
         ray=False,
-        version=2,  # every lesson's picture is new
+        version=3,  # copying first, and what is known is said before it is answered
     ),
     Stage(
         "dataset",
@@ -43,7 +43,7 @@ STAGES = (
         settings=("mix", "dataset", "agent", "search", "run.seed"),
         needs=("pretrain",),
         outputs=("dataset/questions/train", "dataset/questions/test", "dataset/sft"),
-        version=2,  # questions know their right first steps and their tags
+        version=3,  # the teacher says what it knows before it answers
     ),
     Stage(
         "sft",
