@@ -145,7 +145,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: TinySize, seed: int) -
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():
         # what is copied from the input is then said in the same direction for all tokens at once: sooner learned
-        model.lm_head.weight.copy_(model.get_input_embeddings().weight)
+        model.lm_head.weight.copy_(model.model.language_model.embed_tokens.weight)
         for parameter in model.model.visual.parameters():
             if parameter.dim() >= 2:
                 parameter.mul_(size.vision_gain)
