@@ -42,7 +42,14 @@ def _in_run_folder(name: str, *, _root_: Any) -> str:
     return (run.folder / name).address
 
 
+def _beside_run_folder(name: str, *, _root_: Any) -> str:
+    """`${beside_run_folder:quota}`: an absolute address next to this run's folder, for what all runs share."""
+    run = RunSettings(name=_root_.run.name, storage=_root_.run.storage)
+    return f"{run.folder.address.rstrip('/').rpartition('/')[0]}/{name}"
+
+
 OmegaConf.register_resolver("in_run_folder", _in_run_folder, replace=True)
+OmegaConf.register_resolver("beside_run_folder", _beside_run_folder, replace=True)
 
 SHIPPED = Path(__file__).resolve().parent.parent / "conf"
 DEFAULT = "embedded"
@@ -85,7 +92,7 @@ class Settings:
     sft: SftSettings = field(default_factory=SftSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
+    search: SearchSettings = field(default_factory=lambda: SearchSettings(quota_folder="${beside_run_folder:quota}"))
     reward: RewardSettings = field(default_factory=RewardSettings)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     grpo: GrpoSettings = field(default_factory=GrpoSettings)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from actors.agent.seams import ImageStore
 from actors.search.endpoints import Endpoint
 from actors.search.gateway import Gateway
+from actors.search.quota.actor import endpoint_id, lease_source
+from actors.search.quota.desk import LeaseDesk
 from actors.search.settings import ProviderSettings, SearchSettings
 from cluster.errors import UserError
 
@@ -23,14 +26,25 @@ def provider_class(settings: ProviderSettings) -> type[Any]:
         raise UserError(f"search provider {settings.path!r} cannot be imported: {error}") from error
 
 
-def endpoint(settings: ProviderSettings) -> Endpoint[Any]:
-    """The provider that `settings` names, made. Raises UserError when its class does not take the kwargs."""
+def endpoint(settings: ProviderSettings, quota_folder: str = "") -> Endpoint[Any]:
+    """The provider that `settings` names, made, at the desk of its quota where it has one.
+
+    Raises UserError when its class does not take the kwargs.
+    """
     made = provider_class(settings)
     try:
         provider = made(**settings.kwargs)
     except TypeError as error:
         raise UserError(f"search provider {settings.path!r} does not take these kwargs: {error}") from error
-    return Endpoint(settings.name or made.__name__, provider, settings.usd_per_call)
+    name = settings.name or made.__name__
+    return Endpoint(name, provider, settings.usd_per_call, _desk(name, settings, quota_folder))
+
+
+def _desk(name: str, settings: ProviderSettings, folder: str) -> LeaseDesk | None:
+    if settings.quota is None:
+        return None
+    called = endpoint_id(name, os.environ.get(settings.kwargs.get("key_env", ""), ""))
+    return LeaseDesk(called, lease_source(called, settings.quota, settings.usd_per_call, folder))
 
 
 def build_gateway(settings: SearchSettings, images: ImageStore) -> Gateway:
@@ -38,7 +52,7 @@ def build_gateway(settings: SearchSettings, images: ImageStore) -> Gateway:
     return Gateway(
         settings,
         images,
-        text=[endpoint(one) for one in settings.text],
-        image=[endpoint(one) for one in settings.image],
-        grounder=endpoint(settings.grounder) if settings.grounder else None,
+        text=[endpoint(one, settings.quota_folder) for one in settings.text],
+        image=[endpoint(one, settings.quota_folder) for one in settings.image],
+        grounder=endpoint(settings.grounder, settings.quota_folder) if settings.grounder else None,
     )

@@ -1,6 +1,7 @@
 """Asking providers: in order, with retries, bounded in time and in number.
 
-One request at a time is what a quota lease will be taken for, so all requests to providers leave through `_attempt`.
+All requests to providers leave through `_attempt`, each with a lease where its endpoint has a quota. Waiting for a
+lease comes before waiting for a slot: who waits for a provider's limit does not keep others from theirs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from actors.agent.seams import Clock
+from actors.search.metering import metered
+from actors.search.quota.budgets import Spend, micro
+from actors.search.quota.core import Ending, Settlement
+from actors.search.quota.desk import LeaseDesk
 from actors.search.retry import wait_before
 from actors.search.seams import ErrorKind, ProviderError
 from actors.search.settings import SearchSettings
@@ -31,6 +36,7 @@ class Endpoint(Generic[P]):
     name: str
     provider: P
     usd_per_call: float = 0.0  # of an answered call
+    desk: LeaseDesk | None = None  # where leases come from; None: the endpoint has no quota
 
 
 @dataclass
@@ -39,6 +45,14 @@ class Tally:
 
     requests: int = 0
     cost_usd: float = 0.0
+    tokens: int = 0
+    waited_s: float = 0.0  # for leases: the provider's limit, not its latency
+
+    def add(self, other: Tally) -> None:
+        self.requests += other.requests
+        self.cost_usd += other.cost_usd
+        self.tokens += other.tokens
+        self.waited_s += other.waited_s
 
 
 class Asker:
@@ -49,8 +63,8 @@ class Asker:
         self._slots = asyncio.Semaphore(settings.max_concurrency)
 
     async def first_answer(
-        self, endpoints: Sequence[Endpoint[P]], ask: Callable[[P], Awaitable[list[T]]], tally: Tally
-    ) -> tuple[list[T], str]:
+        self, endpoints: Sequence[Endpoint[P]], ask: Callable[[P], Awaitable[T]], tally: Tally
+    ) -> tuple[T, str]:
         """The answer of the first provider that gives one, and its name.
 
         Raises ProviderError when none does, one that a later call may not meet before one that it will.
@@ -64,15 +78,11 @@ class Asker:
                 errors.append(error)
         raise next((error for error in errors if error.kind.retryable), errors[-1])
 
-    async def _attempts(
-        self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[list[T]]], tally: Tally, until: float
-    ) -> list[T]:
+    async def _attempts(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally, until: float) -> T:
         attempt = 0
         while True:
             try:
-                answer = await self._attempt(endpoint, ask, tally, until)
-                tally.cost_usd += endpoint.usd_per_call
-                return answer
+                return await self._attempt(endpoint, ask, tally, until)
             except ProviderError as error:
                 wait = wait_before(attempt, error, self._settings.retry, self._rng)
                 if wait is None or self._clock() + wait >= until:
@@ -80,15 +90,13 @@ class Asker:
             await self._sleep(wait)
             attempt += 1
 
-    async def _attempt(
-        self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[list[T]]], tally: Tally, until: float
-    ) -> list[T]:
-        """One request. Whatever goes wrong in an adapter leaves as a ProviderError."""
+    async def _attempt(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally, until: float) -> T:
+        """One request, with its lease. Whatever goes wrong in an adapter leaves as a ProviderError."""
         try:
-            async with asyncio.timeout(max(0.0, until - self._clock())), self._slots:
-                tally.requests += 1
-                async with asyncio.timeout(self._settings.attempt_deadline):
-                    return await ask(endpoint.provider)
+            async with asyncio.timeout(max(0.0, until - self._clock())):
+                if endpoint.desk is None:
+                    return await self._send(endpoint, ask, tally)
+                return await self._with_lease(endpoint, endpoint.desk, ask, tally)
         except ProviderError:
             raise
         except OSError as error:  # cut connections, and timeouts, ours among them
@@ -97,3 +105,45 @@ class Asker:
         except Exception as error:  # an adapter is third-party code; what it cannot read, it cannot answer
             log.exception("provider %s failed in a way that its adapter does not know", endpoint.name)
             raise ProviderError(ErrorKind.SCHEMA, f"{endpoint.name}: {type(error).__name__}") from error
+
+    async def _with_lease(
+        self, endpoint: Endpoint[P], desk: LeaseDesk, ask: Callable[[P], Awaitable[T]], tally: Tally
+    ) -> T:
+        asked = self._clock()
+        lease = await desk.lease()
+        tally.waited_s += self._clock() - asked
+        own, ending, retry_after = Tally(), Ending.UNDECIDED, None
+        try:
+            answer = await self._send(endpoint, ask, own)
+            ending = Ending.ANSWERED
+            return answer
+        except ProviderError as error:
+            ending, retry_after = ENDINGS.get(error.kind, Ending.FAILED), error.retry_after
+            raise
+        except OSError:
+            ending = Ending.FAILED
+            raise
+        finally:
+            tally.add(own)
+            desk.settle(Settlement(lease, ending, Spend(own.requests, own.tokens, micro(own.cost_usd)), retry_after))
+
+    async def _send(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally) -> T:
+        async with self._slots:
+            tally.requests += 1
+            with metered() as meter:
+                try:
+                    async with asyncio.timeout(self._settings.attempt_deadline):
+                        answer = await ask(endpoint.provider)
+                    tally.cost_usd += endpoint.usd_per_call
+                    return answer
+                finally:
+                    tally.tokens += meter.tokens
+                    tally.cost_usd += meter.usd
+
+
+ENDINGS = {
+    ErrorKind.RATE: Ending.THROTTLED,
+    ErrorKind.BAD_KEY: Ending.NO_KEY,
+    ErrorKind.NO_CREDIT: Ending.NO_CREDIT,
+    ErrorKind.BAD_REQUEST: Ending.ANSWERED,  # the endpoint is well; what was asked was not
+}

@@ -75,6 +75,7 @@ class Gateway:
     ) -> None:
         self._settings, self._images = settings, images
         self._text, self._image, self._grounder = tuple(text), tuple(image), grounder
+        self._endpoints = (*self._text, *self._image, *([grounder] if grounder else []))
         self._clock, self._wall = clock, wall
         self._asker = Asker(settings, clock, sleep, rng or random.Random())
         self._found: SingleFlightCache[Found] = SingleFlightCache(settings.cache_entries)
@@ -106,9 +107,12 @@ class Gateway:
         return result
 
     async def close(self) -> None:
-        """Cancel the requests that are under way."""
+        """Cancel the requests that are under way, and tell the quotas what was used."""
         for cache in (self._found, self._boxes, self._digests):
             await cache.close()
+        for endpoint in self._endpoints:
+            if endpoint.desk is not None:
+                await endpoint.desk.close()
 
     def _policy_problem(self, request: ToolRequest) -> str:
         """Why the policy's request cannot be carried out, in words for the policy; "" when it can."""
@@ -149,6 +153,8 @@ class Gateway:
                 cost_usd=tally.cost_usd,
                 cached=result.cached,
                 requests=tally.requests,
+                tokens=tally.tokens,
+                waited_s=tally.waited_s,
             )
         )
 
@@ -263,7 +269,7 @@ def _result(found: Found, region: _Region, shared: bool, tally: Tally) -> ToolRe
 
 def _outcome(error: ProviderError, tool: Tool) -> Outcome:
     """Whose failure it is. No retry mends a key or a budget; only a text query is of the policy's making."""
-    if error.kind in (ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY):
+    if error.kind in (ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY, ErrorKind.BUDGET):
         return Outcome.REFUSED
     if error.kind is ErrorKind.BAD_REQUEST and tool is Tool.TEXT_SEARCH:
         return Outcome.POLICY_ERROR

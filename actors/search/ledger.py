@@ -21,6 +21,8 @@ class LedgerRow:
     cost_usd: float
     cached: bool
     requests: int  # sent to providers, failed attempts included
+    tokens: int = 0  # that providers billed
+    waited_s: float = 0.0  # for quota leases, part of the latency
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Totals:
     requests: int = 0
     latency_s: float = 0.0
     cost_usd: float = 0.0
+    tokens: int = 0
+    waited_s: float = 0.0
     by_outcome: dict[str, int] = field(default_factory=dict)
     by_tool: dict[str, int] = field(default_factory=dict)
 
@@ -43,6 +47,8 @@ class Totals:
                 requests=row.requests,
                 latency_s=row.latency_s,
                 cost_usd=row.cost_usd,
+                tokens=row.tokens,
+                waited_s=row.waited_s,
                 by_outcome={row.outcome.value: 1},
                 by_tool={row.tool: 1},
             )
@@ -55,6 +61,8 @@ class Totals:
             self.requests + other.requests,
             self.latency_s + other.latency_s,
             self.cost_usd + other.cost_usd,
+            self.tokens + other.tokens,
+            self.waited_s + other.waited_s,
             _added(self.by_outcome, other.by_outcome),
             _added(self.by_tool, other.by_tool),
         )

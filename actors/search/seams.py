@@ -22,6 +22,8 @@ class ErrorKind(StrEnum):
     BAD_REQUEST = "bad_request"  # this very request will never be accepted
     TRANSIENT = "transient"  # 5xx, cut connection, timeout: try again
     SCHEMA = "schema"  # the answer is not what the adapter knows how to read
+    BUDGET = "budget"  # not asked: what we allowed ourselves to spend is spent
+    OPEN = "open"  # not asked: it failed too often a moment ago
 
     @property
     def retryable(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.search.quota.settings import QuotaSettings
+
 
 @dataclass(frozen=True)
 class ProviderSettings:
@@ -18,6 +20,8 @@ class ProviderSettings:
     # in evidence and ledger; the class's name when empty
     usd_per_call: float = field(default=0.0, metadata={"ge": 0})
     # price of one answered call
+    quota: QuotaSettings | None = None
+    # what the provider allows and what we allow ourselves; None: neither is bounded
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class SearchSettings:
     # calls kept one by one in memory; the totals count all
     region: RegionSettings = field(default_factory=RegionSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
+    quota_folder: str = ""
+    # address of the journals of what was spent, beside the runs that spend it; "": nothing outlives the broker
     workers: int = field(default=1, metadata={"ge": 1})
     # SearchWorker actors
     worker_cpus: float = field(default=0.1, metadata={"ge": 0})
