@@ -231,6 +231,30 @@ def bench_train(
     stage("workflows.bench.train:run", config, overrides, stages=stages, steps=steps, profile=profile, as_json=as_json)
 
 
+@bench.command(
+    name="search",
+    epilog="Examples: `mmsearch bench search`, `mmsearch bench search --part quota --seconds 20`",
+)
+def bench_search(
+    overrides: Overrides = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part", metavar="PART", help="quota, broker, overhead or lookups; may be repeated (default: all)."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(metavar="S", min=1, help="Length of the parts under a quota.")] = 60.0,
+    offered: Annotated[float, typer.Option(metavar="N", min=1, help="Calls a second that are offered.")] = 200.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """The search gateway under a provider's quota, beside a client that retries on 429; a simulated provider."""
+    from workflows.bench.search import SearchLoad
+
+    load = SearchLoad(seconds=seconds, offered=offered, parts=tuple(parts or SearchLoad.parts))
+    stage("workflows.bench.search:run", config, overrides, load=load, as_json=as_json)
+
+
 def main() -> None:
     """The `mmsearch` command. A person's own modules are found in the working directory, as Ray's workers find them."""
     sys.path.insert(0, str(Path.cwd()))

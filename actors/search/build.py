@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from typing import Any
 
@@ -37,14 +38,18 @@ def endpoint(settings: ProviderSettings, quota_folder: str = "") -> Endpoint[Any
     except TypeError as error:
         raise UserError(f"search provider {settings.path!r} does not take these kwargs: {error}") from error
     name = settings.name or made.__name__
-    return Endpoint(name, provider, settings.usd_per_call, _desk(name, settings, quota_folder))
+    desk = None
+    if settings.quota is not None:
+        called = endpoint_id(name, _key(made, settings.kwargs))
+        desk = LeaseDesk(called, lease_source(called, settings.quota, settings.usd_per_call, quota_folder))
+    return Endpoint(name, provider, settings.usd_per_call, desk)
 
 
-def _desk(name: str, settings: ProviderSettings, folder: str) -> LeaseDesk | None:
-    if settings.quota is None:
-        return None
-    called = endpoint_id(name, os.environ.get(settings.kwargs.get("key_env", ""), ""))
-    return LeaseDesk(called, lease_source(called, settings.quota, settings.usd_per_call, folder))
+def _key(made: type[Any], kwargs: dict[str, Any]) -> str:
+    """The key that a provider of this class will read from the environment; "" for one that needs none."""
+    parameter = inspect.signature(made).parameters.get("key_env")
+    variable = kwargs.get("key_env", parameter.default if parameter else "")
+    return os.environ.get(str(variable), "")
 
 
 def build_gateway(settings: SearchSettings, images: ImageStore) -> Gateway:

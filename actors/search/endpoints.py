@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from actors.agent.seams import Clock
+from actors.search.cache import paid
 from actors.search.metering import metered
 from actors.search.quota.budgets import Spend, micro
 from actors.search.quota.core import Ending, Settlement
@@ -130,6 +131,7 @@ class Asker:
     async def _send(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally) -> T:
         async with self._slots:
             tally.requests += 1
+            paid()
             with metered() as meter:
                 try:
                     async with asyncio.timeout(self._settings.attempt_deadline):

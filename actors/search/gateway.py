@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from actors.agent.seams import Clock, ImageRefused, ImageStore
 from actors.agent.trajectory import Evidence, ImageRef, Outcome, Tool, ToolRequest, ToolResult
@@ -37,6 +38,9 @@ from actors.search.seams import (
     TextSearch,
 )
 from actors.search.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from actors.search.load import LoadSample
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,20 @@ class Gateway:
         self._enter(request.tool.value, result, tally)
         return result
 
+    def load(self) -> LoadSample:
+        """What keeps this gateway busy now; see actors/search/load.py."""
+        return self._asker.load()
+
     async def close(self) -> None:
-        """Cancel the requests that are under way, and tell the quotas what was used."""
+        """Cancel the requests that are under way, tell the quotas what was used, and close connections."""
         for cache in (self._found, self._boxes, self._digests):
             await cache.close()
         for endpoint in self._endpoints:
             if endpoint.desk is not None:
                 await endpoint.desk.close()
+            close = getattr(endpoint.provider, "close", None)  # adapters that hold connections have one
+            if close is not None:
+                await close()
 
     def _policy_problem(self, request: ToolRequest) -> str:
         """Why the policy's request cannot be carried out, in words for the policy; "" when it can."""

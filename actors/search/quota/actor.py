@@ -15,9 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from actors.search.quota.broker import Journal, QuotaBroker, Standing
+from actors.search.quota.broker import QuotaBroker, Standing
 from actors.search.quota.core import Refusal, Settlement
 from actors.search.quota.desk import BrokerUnreachable, LeaseSource, LocalSource
+from actors.search.quota.journal import Journal
 from actors.search.quota.settings import QuotaSettings
 from cluster.runtime import NAMESPACE
 from cluster.storage import Folder

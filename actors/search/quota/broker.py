@@ -18,8 +18,8 @@ from typing import Any
 
 from actors.agent.seams import Clock
 from actors.search.quota.core import Ending, Grant, QuotaCore, Refusal, Settlement, seconds_until
+from actors.search.quota.journal import Journal
 from actors.search.quota.settings import QuotaSettings
-from cluster.storage import Folder
 
 log = logging.getLogger(__name__)
 LONGEST_SLEEP = 60.0  # seconds between two looks at the core, whatever it says
@@ -50,19 +50,6 @@ class Standing:
     lost: int
     paused_s: float
     closed: str
-
-
-class Journal:
-    """The claims of one endpoint, in a folder that outlives the broker."""
-
-    def __init__(self, folder: Folder, endpoint: str) -> None:
-        self._folder, self._name = folder, f"{endpoint}.json"
-
-    def read(self) -> dict[str, Any] | None:
-        return self._folder.read_json(self._name) if self._folder.exists(self._name) else None
-
-    def write(self, claims: dict[str, Any]) -> None:
-        self._folder.write_json(self._name, claims)
 
 
 class QuotaBroker:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from actors.search.cache import SingleFlightCache, request_key
+from actors.search.cache import SingleFlightCache, paid, request_key
 
 
 def test_a_key_depends_on_what_is_asked_not_on_the_order_of_its_parts():
@@ -94,3 +94,44 @@ async def test_closing_cancels_what_is_under_way():
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert len(cache) == 0
+
+
+async def test_what_nobody_waits_for_any_more_is_finished_only_if_it_was_paid_for():
+    cache, gate, finished = SingleFlightCache(10), asyncio.Event(), []
+
+    async def compute(key: str, pays: bool) -> str:
+        if pays:
+            paid()
+        await gate.wait()
+        finished.append(key)
+        return key
+
+    callers = [
+        asyncio.create_task(cache.get(key, lambda key=key: compute(key, key == "paid"))) for key in ("paid", "free")
+    ]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    gate.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert finished == ["paid"]
+    assert await cache.get("paid", lambda: compute("again", False)) == ("paid", True)
+    assert await cache.get("free", lambda: compute("anew", False)) == ("anew", False)
+
+
+async def test_one_caller_that_stays_keeps_an_unpaid_flight_alive():
+    cache, gate = SingleFlightCache(10), asyncio.Event()
+
+    async def compute() -> str:
+        await gate.wait()
+        return "answer"
+
+    leaves, stays = (asyncio.create_task(cache.get("key", compute)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    gate.set()
+    assert await stays == ("answer", True)

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from actors.search.quota.broker import Journal, QuotaBroker
+from actors.search.quota.broker import QuotaBroker
 from actors.search.quota.core import Ending, Reason, Refusal, Settlement
 from actors.search.quota.desk import BrokerUnreachable, LeaseDesk, LocalSource
+from actors.search.quota.journal import Journal
 from actors.search.quota.settings import BudgetSettings, QuotaSettings
 from actors.search.seams import ErrorKind, ProviderError
 from cluster.storage import Folder
