@@ -107,10 +107,11 @@ def _asked(
         return _example(settings, store, example, console)
     if not text or not text.strip():
         raise UserError('Say what to ask, as in `mmsearch ask "who ...?"`, or take one with `--example 0`.')
-    return Asked(Question("asked", text.strip(), tuple(_picture(store, path) for path in images)))
+    return Asked(Question("asked", text.strip(), tuple(put_picture(store, path) for path in images)))
 
 
-def _picture(store: ImageStore, path: Path) -> ImageRef:
+def put_picture(store: ImageStore, path: Path) -> ImageRef:
+    """A picture of the person's, checked and stored. Raises `UserError`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)  # one more is enough to be refused

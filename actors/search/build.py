@@ -40,9 +40,15 @@ def endpoint(settings: ProviderSettings, quota_folder: str = "") -> Endpoint[Any
     name = settings.name or made.__name__
     desk = None
     if settings.quota is not None:
-        called = endpoint_id(name, _key(made, settings.kwargs))
+        called = endpoint_name(settings)
         desk = LeaseDesk(called, lease_source(called, settings.quota, settings.usd_per_call, quota_folder))
     return Endpoint(name, provider, settings.usd_per_call, desk)
+
+
+def endpoint_name(settings: ProviderSettings) -> str:
+    """How the quota broker and the journal of a provider with its key are called. Raises UserError."""
+    made = provider_class(settings)
+    return endpoint_id(settings.name or made.__name__, _key(made, settings.kwargs))
 
 
 def _key(made: type[Any], kwargs: dict[str, Any]) -> str:

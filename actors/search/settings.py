@@ -86,3 +86,7 @@ class SearchSettings:
     # SearchWorker actors
     worker_cpus: float = field(default=0.1, metadata={"ge": 0})
     # Ray CPUs reserved by one worker; it mostly waits
+
+    def endpoints(self) -> tuple[ProviderSettings, ...]:
+        """Everything outside that this configuration names, in the order of the fields."""
+        return (*self.text, *self.image, *([self.grounder] if self.grounder else []))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.search.seams import ErrorKind, ImageHit, ImageQuery, ProviderError, ScoredBox, TextHit, TextQuery
+from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.embedded import sight
 from workflows.embedded.entities import World
@@ -122,4 +123,9 @@ def _parquet(columns: dict[str, list[Any]]) -> bytes:
 
 
 def _read(folder: str, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(Folder(folder).read_bytes(name)))
+    try:
+        return pq.read_table(io.BytesIO(Folder(folder).read_bytes(name)))
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no embedded world at {folder} yet: `mmsearch demo` makes one, first of all."
+        ) from None

@@ -1,0 +1,36 @@
+"""What all commands of the shell share: their options, and how a stage is loaded and run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")  # how a word that is a setting begins; a question has a blank before any `=`
+
+Config = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, or a shipped one's name (default: embedded)."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="key=value", help="Settings that win over the file, as in run.seed=1.", show_default=False),
+]
+
+
+def stage(where: str, config: str | None, overrides: list[str] | None, **options: Any) -> None:
+    """Loads the settings, then imports `module:function` and runs it with them."""
+    from workflows.settings import load
+
+    settings = load(config, overrides or [])
+    module, _, name = where.partition(":")
+    try:
+        run: Callable[..., None] = getattr(importlib.import_module(module), name)
+        run(settings, **options)
+    except KeyboardInterrupt:
+        print("mmsearch: stopped; the same command continues where it was.", file=sys.stderr)
+        raise typer.Exit(130) from None
