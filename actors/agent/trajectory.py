@@ -53,7 +53,7 @@ class Outcome(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"
-    REFUSED = "refused"
+    REFUSED = "refused"  # a budget or a credit is spent, or a key is wrong: a person has to do something
     POLICY_ERROR = "policy_error"
     INFRA_ERROR = "infra_error"
 
@@ -258,6 +258,11 @@ class Trajectory:
         return sum(call.executed for call in self.tool_calls)
 
     @property
+    def refused(self) -> str:
+        """What a tool said that no retry mends (a budget, a credit, a key); "" when none did."""
+        return next((c.result.message for c in self.tool_calls if c.result.outcome is Outcome.REFUSED), "")
+
+    @property
     def sampled_tokens(self) -> int:
         return sum(len(s.token_ids) for s in self.segments if s.trained)
 
@@ -331,5 +336,6 @@ class Summary:
                 "tool_seconds": sum(call.result.latency_s for call in trajectory.tool_calls),
                 "answer": trajectory.answer,
                 "format": reward.format,
+                "refused": trajectory.refused,
             },
         )

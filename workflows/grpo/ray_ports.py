@@ -19,7 +19,7 @@ from actors.learner.actor import LearnerRanks
 from cluster.storage import Folder
 from workflows.grpo.best_models import BestModels
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore, SavedGroup
-from workflows.grpo.ports import ControllerState, GroupResult, Payload, SamplerGone, Ticket
+from workflows.grpo.ports import BudgetSpent, ControllerState, GroupResult, Payload, SamplerGone, Ticket
 
 StartSampler = Callable[[], Any]  # creates the actor; returns its handle
 
@@ -37,9 +37,12 @@ class RaySampler:
         return await self._ask(self._actor.ready.remote())
 
     async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, Payload]:
-        """One episode: the summary, and a reference to the trajectory."""
-        summary, trajectory = self._actor.run.remote(question, sample_index, sampling)
-        return await self._ask(summary), trajectory
+        """One episode: the summary, and a reference to the trajectory. Raise `BudgetSpent` when a tool was refused."""
+        reference, trajectory = self._actor.run.remote(question, sample_index, sampling)
+        summary: Summary = await self._ask(reference)
+        if summary.extra.get("refused"):
+            raise BudgetSpent(summary.extra["refused"])
+        return summary, trajectory
 
     async def update(self, ticket: Ticket) -> None:
         await self._ask(self._actor.update.remote(ticket))

@@ -99,7 +99,10 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
         try:
             end = asyncio.run(_train(plan, start, cluster, console))
         except BudgetSpent as error:
-            raise UserError(f"{error}. A checkpoint was made; raise the budget and start again to continue.") from error
+            raise UserError(
+                f"{error}. A checkpoint was made: see to it (`mmsearch quota` shows what is left) and start again to"
+                " continue."
+            ) from error
     if end.stopped:  # also when it came too late: whoever follows is not to begin
         raise KeyboardInterrupt(end.reason)
     return end
