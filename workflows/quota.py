@@ -61,7 +61,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     """As a table; while a broker runs, its claims of the next moment count as spent."""
     table = Table("endpoint", "this", "requests", "tokens", "USD", "left")
     for row in rows:
-        left = ", ".join(f"{value:g} {'USD' if part == 'usd' else part}" for part, value in row["left"].items())
+        left = ", ".join(f"{value:,.10g} {'USD' if part == 'usd' else part}" for part, value in row["left"].items())
         table.add_row(
             row["endpoint"],
             row["window"],

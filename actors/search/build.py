@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from actors.agent.seams import ImageStore
@@ -13,6 +14,8 @@ from actors.search.gateway import Gateway
 from actors.search.quota.actor import endpoint_id, lease_source
 from actors.search.quota.desk import LeaseDesk
 from actors.search.settings import ProviderSettings, SearchSettings
+from actors.search.sources import Endpoints
+from actors.search.store.shared_cache import AnswerDoor
 from cluster.errors import UserError
 
 
@@ -42,7 +45,8 @@ def endpoint(settings: ProviderSettings, quota_folder: str = "") -> Endpoint[Any
     if settings.quota is not None:
         called = endpoint_name(settings)
         desk = LeaseDesk(called, lease_source(called, settings.quota, settings.usd_per_call, quota_folder))
-    return Endpoint(name, provider, settings.usd_per_call, desk)
+    locale = " ".join(str(settings.kwargs[part]) for part in ("country", "language") if settings.kwargs.get(part))
+    return Endpoint(name, provider, settings.usd_per_call, desk, locale)
 
 
 def endpoint_name(settings: ProviderSettings) -> str:
@@ -58,12 +62,17 @@ def _key(made: type[Any], kwargs: dict[str, Any]) -> str:
     return os.environ.get(str(variable), "")
 
 
-def build_gateway(settings: SearchSettings, images: ImageStore) -> Gateway:
-    """The gateway over the configured providers, on this process's clock."""
-    return Gateway(
-        settings,
-        images,
-        text=[endpoint(one, settings.quota_folder) for one in settings.text],
-        image=[endpoint(one, settings.quota_folder) for one in settings.image],
+def build_gateway(settings: SearchSettings, images: ImageStore, door: AnswerDoor | None = None) -> Gateway:
+    """The gateway over the configured providers, on this process's clock. `door`: a cache shared with other workers."""
+
+    def made(providers: Sequence[ProviderSettings]) -> tuple[Endpoint[Any], ...]:
+        return tuple(endpoint(one, settings.quota_folder) for one in providers)
+
+    endpoints = Endpoints(
+        text=made(settings.text),
+        image=made(settings.image),
         grounder=endpoint(settings.grounder, settings.quota_folder) if settings.grounder else None,
+        readers=made(settings.readers),
+        summarisers=made(settings.summarisers),
     )
+    return Gateway(settings, images, endpoints, door)

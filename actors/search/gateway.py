@@ -14,41 +14,22 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from actors.agent.seams import Clock, ImageRefused, ImageStore
-from actors.agent.trajectory import Evidence, ImageRef, Outcome, Tool, ToolRequest, ToolResult
+from actors.agent.seams import Clock, ImageStore
+from actors.agent.trajectory import ImageRef, Outcome, Tool, ToolRequest, ToolResult
 from actors.agent.untrusted import one_line
-from actors.search import pictures
-from actors.search.cache import SingleFlightCache, request_key
 from actors.search.crop import Box, chosen, in_pixels, padded, shorter_side
-from actors.search.endpoints import Asker, Endpoint, Sleep, Tally
-from actors.search.evidence import bounded, evidence_of, stored_thumbnails
+from actors.search.endpoints import Asker, Sleep, Tally
+from actors.search.evidence import bounded
 from actors.search.ledger import Ledger, LedgerRow
-from actors.search.seams import (
-    ErrorKind,
-    Grounder,
-    ImageQuery,
-    ImageSearch,
-    ProviderError,
-    ScoredBox,
-    TextQuery,
-    TextSearch,
-)
+from actors.search.load import LoadSample
+from actors.search.seams import ErrorKind, ProviderError
 from actors.search.settings import SearchSettings
-
-if TYPE_CHECKING:
-    from actors.search.load import LoadSample
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one search gave, as it is remembered: independent of who asks."""
-
-    evidence: tuple[Evidence, ...]
-    provider: str
+from actors.search.sources import Endpoints, Sources
+from actors.search.store.cassette import CassetteCounts
+from actors.search.store.records import Found
+from actors.search.store.shared_cache import AnswerDoor
 
 
 @dataclass(frozen=True)
@@ -62,29 +43,24 @@ class _Region:
 
 
 class Gateway:
-    """The agent's Toolbox over real providers, for one event loop. Providers of a tool are asked in order."""
+    """The agent's Toolbox over real providers, for one event loop. `door`: the cache that all workers share."""
 
     def __init__(
         self,
         settings: SearchSettings,
         images: ImageStore,
-        text: Sequence[Endpoint[TextSearch]] = (),
-        image: Sequence[Endpoint[ImageSearch]] = (),
-        grounder: Endpoint[Grounder] | None = None,
+        endpoints: Endpoints,
+        door: AnswerDoor | None = None,
         *,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self._settings, self._images = settings, images
-        self._text, self._image, self._grounder = tuple(text), tuple(image), grounder
-        self._endpoints = (*self._text, *self._image, *([grounder] if grounder else []))
+        self._settings, self._endpoints = settings, endpoints
         self._clock, self._wall = clock, wall
         self._asker = Asker(settings, clock, sleep, rng or random.Random())
-        self._found: SingleFlightCache[Found] = SingleFlightCache(settings.cache_entries)
-        self._boxes: SingleFlightCache[tuple[ScoredBox, ...]] = SingleFlightCache(settings.cache_entries)
-        self._digests: SingleFlightCache[str] = SingleFlightCache(settings.cache_entries)
+        self._sources = Sources(settings, images, endpoints, self._asker, door, clock, wall, sleep)
         self.ledger = Ledger(settings.ledger_rows)
 
     # --- one call -----------------------------------------------------------------------------------------
@@ -110,14 +86,18 @@ class Gateway:
         self._enter(request.tool.value, result, tally)
         return result
 
+    @property
+    def recordings(self) -> CassetteCounts:
+        """Hits and misses of the cassette, where there is one."""
+        return self._sources.recordings
+
     def load(self) -> LoadSample:
         """What keeps this gateway busy now; see actors/search/load.py."""
         return self._asker.load()
 
     async def close(self) -> None:
         """Cancel the requests that are under way, tell the quotas what was used, and close connections."""
-        for cache in (self._found, self._boxes, self._digests):
-            await cache.close()
+        await self._sources.close()
         for endpoint in self._endpoints:
             if endpoint.desk is not None:
                 await endpoint.desk.close()
@@ -130,7 +110,7 @@ class Gateway:
         settings = self._settings
         if len(request.query) > settings.max_query_chars:
             return f"the query is longer than {settings.max_query_chars} characters"
-        if not (self._text if request.tool is Tool.TEXT_SEARCH else self._image):
+        if not (self._endpoints.text if request.tool is Tool.TEXT_SEARCH else self._endpoints.image):
             return f"{_spoken(request.tool)} is not available"
         if request.tool is Tool.TEXT_SEARCH:
             return "" if request.query.strip() else "the text query is empty"
@@ -146,11 +126,11 @@ class Gateway:
 
     async def _searched(self, request: ToolRequest, tally: Tally) -> ToolResult:
         if request.tool is Tool.TEXT_SEARCH:
-            found, shared = await self._find_text(request.query, tally)
+            found, shared = await self._sources.text(request.query, request.question, tally)
             return _result(found, _Region(), shared, tally)
         assert request.image is not None  # else a policy error
         region = await self._region(request, request.image)
-        found, shared = await self._find_image(request.image, region.box, tally)
+        found, shared = await self._sources.image(request.image, region.box, tally)
         return _result(found, region, shared, tally)
 
     def _enter(self, tool: str, result: ToolResult, tally: Tally) -> None:
@@ -171,35 +151,6 @@ class Gateway:
 
     # --- the tools ----------------------------------------------------------------------------------------
 
-    async def _find_text(self, query: str, tally: Tally) -> tuple[Found, bool]:
-        query, k = " ".join(query.split()), self._settings.top_k
-        names = [endpoint.name for endpoint in self._text]
-        key = request_key(tool="text_search", providers=names, query=query.casefold(), k=k)
-
-        async def compute() -> Found:
-            hits, name = await self._asker.first_answer(
-                self._text, lambda provider: provider.search(TextQuery(query, k)), tally
-            )
-            return Found(evidence_of(hits, name, self._wall(), self._settings), name)
-
-        return await self._found.get(key, compute)
-
-    async def _find_image(self, ref: ImageRef, box: Box | None, tally: Tally) -> tuple[Found, bool]:
-        k = self._settings.top_k
-        names = [endpoint.name for endpoint in self._image]
-        digest = ref.sha256 if box is None else await self._crop_digest(ref, box)
-        key = request_key(tool="image_search", providers=names, image=digest, k=k)
-
-        async def compute() -> Found:
-            picture = await asyncio.to_thread(self._picture, ref, box)
-            hits, name = await self._asker.first_answer(
-                self._image, lambda provider: provider.search(ImageQuery(picture, k)), tally
-            )
-            thumbnails = await asyncio.to_thread(stored_thumbnails, hits[:k], self._images)
-            return Found(evidence_of(hits, name, self._wall(), self._settings, thumbnails), name)
-
-        return await self._found.get(key, compute)
-
     async def _region(self, request: ToolRequest, ref: ImageRef) -> _Region:
         """What of the image to search; `crop` has the rule when an expression finds many things or none."""
         rules, (width, height) = self._settings.region, (ref.width, ref.height)
@@ -210,11 +161,11 @@ class Gateway:
         expression = " ".join(request.query.split())
         if not expression:
             return _Region()
-        if self._grounder is None:
+        if self._endpoints.grounder is None:
             return _Region(note="nothing can look for parts of an image: the whole image was searched")
         started, tally = self._clock(), Tally()
         try:
-            boxes, cached = await self._ground(self._grounder, ref, expression, tally)
+            boxes, cached = await self._sources.boxes(ref, expression, tally)
         except ProviderError as error:
             self._enter_grounding(_outcome(error, request.tool), started, tally, cached=False)
             raise
@@ -225,45 +176,12 @@ class Gateway:
             return _Region(None, note, tally.cost_usd, cached)
         return _Region(padded(box, width, height, rules), "", tally.cost_usd, cached)
 
-    async def _ground(
-        self, grounder: Endpoint[Grounder], ref: ImageRef, expression: str, tally: Tally
-    ) -> tuple[tuple[ScoredBox, ...], bool]:
-        async def compute() -> tuple[ScoredBox, ...]:
-            picture = await asyncio.to_thread(self._picture, ref, None)
-            boxes, _ = await self._asker.first_answer(
-                [grounder], lambda provider: provider.ground(picture, expression), tally
-            )
-            return tuple(boxes)
-
-        key = request_key(tool="ground", provider=grounder.name, image=ref.sha256, expression=expression.casefold())
-        return await self._boxes.get(key, compute)
-
     def _enter_grounding(self, outcome: Outcome, started: float, tally: Tally, *, cached: bool) -> None:
-        assert self._grounder is not None
-        result = ToolResult(outcome, provider=self._grounder.name, latency_s=self._clock() - started, cached=cached)
+        assert self._endpoints.grounder is not None
+        result = ToolResult(
+            outcome, provider=self._endpoints.grounder.name, latency_s=self._clock() - started, cached=cached
+        )
         self._enter("ground", result, tally)
-
-    # --- pictures and evidence ----------------------------------------------------------------------------
-
-    async def _crop_digest(self, ref: ImageRef, box: Box) -> str:
-        """The content hash of a crop. Only the hash is kept: a crop is cut again when it is really needed."""
-
-        async def compute() -> str:
-            return pictures.sha256(await asyncio.to_thread(self._picture, ref, box))
-
-        digest, _ = await self._digests.get(f"{ref.sha256}:{box}", compute)
-        return digest
-
-    def _picture(self, ref: ImageRef, box: Box | None) -> bytes:
-        """Encoded bytes of the image or of a crop. Raises ImageMissing, ImageRefused."""
-        data = self._images.get(ref)
-        try:
-            if box is not None:
-                return pictures.cut(data, box)
-            pictures.check(data)
-            return data
-        except pictures.UnreadablePicture as error:
-            raise ImageRefused(f"image {ref.sha256[:12]} cannot be searched: {error}") from error
 
 
 def _result(found: Found, region: _Region, shared: bool, tally: Tally) -> ToolResult:

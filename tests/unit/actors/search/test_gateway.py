@@ -10,6 +10,7 @@ from actors.search.endpoints import Endpoint
 from actors.search.gateway import Gateway
 from actors.search.seams import ErrorKind, ImageHit, ProviderError, ScoredBox, TextHit
 from actors.search.settings import RegionSettings, RetrySettings, SearchSettings
+from actors.search.sources import Endpoints
 from tests.unit.actors.search.search_world import SIZE, Colours, FolderImages, Sentences, Squares, scene
 
 SETTINGS = SearchSettings(top_k=3, retry=RetrySettings(retries=2), region=RegionSettings(min_side=8))
@@ -75,7 +76,13 @@ def time():
 def text_gateway(images, time, *providers, settings=SETTINGS):
     endpoints = [Endpoint(f"p{i}", provider, 0.001) for i, provider in enumerate(providers)]
     return Gateway(
-        settings, images, text=endpoints, clock=time, wall=lambda: 5.0, sleep=time.sleep, rng=random.Random(0)
+        settings,
+        images,
+        Endpoints(text=endpoints),
+        clock=time,
+        wall=lambda: 5.0,
+        sleep=time.sleep,
+        rng=random.Random(0),
     )
 
 
@@ -83,8 +90,10 @@ def image_gateway(images, time, grounder=None, provider=None, settings=SETTINGS)
     return Gateway(
         settings,
         images,
-        image=[Endpoint("colours", provider or Colours(), 0.01)],
-        grounder=Endpoint("squares", grounder, 0.002) if grounder else None,
+        Endpoints(
+            image=[Endpoint("colours", provider or Colours(), 0.01)],
+            grounder=Endpoint("squares", grounder, 0.002) if grounder else None,
+        ),
         clock=time,
         wall=lambda: 5.0,
         sleep=time.sleep,
@@ -359,7 +368,7 @@ async def test_a_box_that_is_empty_outside_or_too_small_is_the_policys_error(ima
 
 
 async def test_without_an_image_the_policy_is_told_and_text_tools_still_work(images, time):
-    gateway = Gateway(SETTINGS, images, text=[Endpoint("s", Sentences())], image=[Endpoint("c", Colours())], clock=time)
+    gateway = Gateway(SETTINGS, images, Endpoints([Endpoint("s", Sentences())], [Endpoint("c", Colours())]), clock=time)
     result = await gateway.call(look(None), deadline=FAR)
     assert result.outcome is Outcome.POLICY_ERROR
     assert "no image 1" in result.message
@@ -367,7 +376,7 @@ async def test_without_an_image_the_policy_is_told_and_text_tools_still_work(ima
 
 
 async def test_a_tool_that_nobody_provides_is_the_policys_error_in_words(images, time):
-    gateway = Gateway(SETTINGS, images, clock=time)
+    gateway = Gateway(SETTINGS, images, Endpoints(), clock=time)
     assert (await gateway.call(text(), deadline=FAR)).outcome is Outcome.POLICY_ERROR
     result = await gateway.call(look(images.put(scene("red"))), deadline=FAR)
     assert (result.outcome, result.message) == (Outcome.POLICY_ERROR, "image search is not available")

@@ -10,6 +10,7 @@ from actors.model.images import BlobImages
 from actors.search.endpoints import Endpoint
 from actors.search.gateway import Gateway
 from actors.search.settings import SearchSettings
+from actors.search.sources import Endpoints
 from cluster.blobs import BlobStore
 from cluster.storage import Folder
 from workflows.embedded.entities import World, WorldSettings, make_world
@@ -31,9 +32,11 @@ class Web:
         return Gateway(
             SearchSettings(top_k=TOP_K),
             self.images,
-            text=[Endpoint("text", self.text)],
-            image=[Endpoint("image", self.image)],
-            grounder=Endpoint("ground", EmbeddedGrounder()),
+            Endpoints(
+                text=[Endpoint("text", self.text)],
+                image=[Endpoint("image", self.image)],
+                grounder=Endpoint("ground", EmbeddedGrounder()),
+            ),
         )
 
 
