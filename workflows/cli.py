@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import UserError
-from workflows import cli_search
+from workflows import cli_index, cli_search
 from workflows.commands import SETTING, Config, Overrides, stage
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ bench = typer.Typer(
     epilog="Examples: `mmsearch bench rollout run.name=mine`, `mmsearch bench train --stage sft`",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(cli_index.index, name="index")
 cli_search.add_to(app)
 
 

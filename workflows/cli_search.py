@@ -1,4 +1,4 @@
-"""The commands about the outside world: `mmsearch search`, `quota`."""
+"""The commands about the outside world: `mmsearch search`, `quota`, `cassette`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ search = typer.Typer(
     epilog='Examples: `mmsearch search text "who founded rosvikdex?"`, `mmsearch search image scene.png --crop "the red'
     ' star"`, `mmsearch search text --config web "glass museums"`',
 )
+cassette = typer.Typer(
+    no_args_is_help=True,
+    help="Look at recorded calls, put several recordings together, throw some away.",
+    epilog="Examples: `mmsearch cassette info runs/tape`, `mmsearch cassette merge s3://team/tapes/a runs/tape --into"
+    " runs/both`, `mmsearch cassette prune runs/tape --older-than 30d`",
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register everything here."""
     app.add_typer(search, name="search")
+    app.add_typer(cassette, name="cassette")
     app.command(epilog="Examples: `mmsearch quota`, `mmsearch quota --config web --json`")(quota)
 
 
@@ -59,6 +66,43 @@ def search_image(
 def quota(overrides: Overrides = None, as_json: AsJson = False, config: Config = None) -> None:
     """What was spent today and this month at each endpoint with a quota, and what is left."""
     stage("workflows.quota:run", config, overrides, as_json=as_json)
+
+
+Tape = Annotated[str, typer.Argument(metavar="FOLDER", help="A local folder or s3://...", show_default=False)]
+
+
+@cassette.command(name="info", epilog="Example: `mmsearch cassette info runs/tape`")
+def cassette_info(folder: Tape) -> None:
+    """What was recorded: calls by tool and provider, when, for how much."""
+    from workflows.cassette import info
+
+    print(info(folder))
+
+
+@cassette.command(name="merge", epilog="Example: `mmsearch cassette merge runs/a s3://team/tapes/b --into runs/both`")
+def cassette_merge(
+    sources: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Cassettes to read.", show_default=False)],
+    into: Annotated[str, typer.Option(metavar="FOLDER", help="Where all of it goes.")],
+) -> None:
+    """Put recordings together; of a call that was recorded twice the earliest holds."""
+    from workflows.cassette import merge
+
+    print(merge(sources, into))
+
+
+@cassette.command(
+    name="prune", epilog="Example: `mmsearch cassette prune runs/tape --tool image_search --older-than 30d`"
+)
+def cassette_prune(
+    folder: Tape,
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Recorded before 30d, 12h, or 2026-11-01.")] = "",
+    tool: Annotated[str, typer.Option(metavar="TOOL", help="Of this tool only, as text_search.")] = "",
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Keep the newest N calls.")] = None,
+) -> None:
+    """Throw recordings away."""
+    from workflows.cassette import prune
+
+    print(prune(folder, older_than, tool, limit))
 
 
 def _corners(text: str) -> tuple[int, int, int, int]:

@@ -198,7 +198,7 @@ def _result(found: Found, region: _Region, shared: bool, tally: Tally) -> ToolRe
 
 def _outcome(error: ProviderError, tool: Tool) -> Outcome:
     """Whose failure it is. No retry mends a key or a budget; only a text query is of the policy's making."""
-    if error.kind in (ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY, ErrorKind.BUDGET):
+    if error.kind in (ErrorKind.NO_CREDIT, ErrorKind.BAD_KEY, ErrorKind.BUDGET, ErrorKind.NOT_RECORDED):
         return Outcome.REFUSED
     if error.kind is ErrorKind.BAD_REQUEST and tool is Tool.TEXT_SEARCH:
         return Outcome.POLICY_ERROR

@@ -23,6 +23,7 @@ class ErrorKind(StrEnum):
     TRANSIENT = "transient"  # 5xx, cut connection, timeout: try again
     SCHEMA = "schema"  # the answer is not what the adapter knows how to read
     BUDGET = "budget"  # not asked: what we allowed ourselves to spend is spent
+    NOT_RECORDED = "not_recorded"  # not asked: a replay has no recording of it
     OPEN = "open"  # not asked: it failed too often a moment ago
 
     @property
