@@ -103,6 +103,11 @@ def test_a_folder_travels_in_a_pickle_after_it_was_used(tmp_path):
     assert pickle.loads(pickle.dumps(folder)).read_text("a") == "b"
 
 
+def test_a_file_on_a_disk_has_no_address_on_the_web(tmp_path):
+    with pytest.raises(UserError, match="s3://bucket/prefix"):
+        Folder(tmp_path).signed_url("a.png", 60)
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     Path(tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to") as caught:
