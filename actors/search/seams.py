@@ -75,13 +75,14 @@ class ImageQuery:
 
 @dataclass(frozen=True)
 class ImageHit:
-    """One page with a similar picture. `thumbnail`: encoded bytes, None where there is none."""
+    """One page with a similar picture. `thumbnail`: encoded bytes, None where there is none, or none but an address."""
 
     title: str
     url: str
     text: str
     score: float = 0.0
     thumbnail: bytes | None = None
+    thumbnail_url: str = ""
 
 
 @dataclass(frozen=True)

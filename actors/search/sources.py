@@ -43,6 +43,7 @@ from actors.search.store.cassette import Cassette, CassetteCounts, open_cassette
 from actors.search.store.records import Call, Codec, Found, canonical
 from actors.search.store.settings import Mode
 from actors.search.store.shared_cache import AnswerDoor, SharedCache
+from actors.search.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Sources:
         self._pages: SharedCache[Page] = cache()
         self._summaries: SharedCache[str] = cache()
         self._digests: SingleFlightCache[str] = SingleFlightCache(settings.cache.entries)
+        self._thumbnails = Thumbnails()
         self._version = _version(settings)
         self._flushing: asyncio.Task[None] | None = None
 
@@ -108,6 +110,7 @@ class Sources:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
         await asyncio.to_thread(self._cassette.flush)
+        await self._thumbnails.close()
 
     # --- text ---------------------------------------------------------------------------------------------
 
@@ -184,7 +187,8 @@ class Sources:
             hits, name = await self._asker.first_answer(
                 self._endpoints.image, lambda provider: provider.search(ImageQuery(picture, k)), tally
             )
-            thumbnails = await asyncio.to_thread(stored_thumbnails, hits[:k], self._images)
+            hits = await self._thumbnails.fetched(hits[:k])
+            thumbnails = await asyncio.to_thread(stored_thumbnails, hits, self._images)
             return Found(evidence_of(hits, name, self._wall(), self._settings, thumbnails), name)
 
         arguments = {"image": digest, "k": k}

@@ -148,4 +148,5 @@ def _page(row: dict[str, Any]) -> TextHit:
 
 
 def _match(row: dict[str, Any]) -> ImageHit:
-    return ImageHit(text(row.get("title")), web_url(row.get("link")), text(row.get("source")))
+    where, thumbnail = web_url(row.get("link")), web_url(row.get("thumbnail"))
+    return ImageHit(text(row.get("title")), where, text(row.get("source")), thumbnail_url=thumbnail)

@@ -125,4 +125,5 @@ def _page(row: dict[str, Any]) -> TextHit:
 
 def _match(row: dict[str, Any]) -> ImageHit:
     said = text(row.get("snippet")) or text(row.get("source"))
-    return ImageHit(text(row.get("title")), web_url(row.get("link")), said)
+    where, thumbnail = web_url(row.get("link")), web_url(row.get("thumbnailUrl"))
+    return ImageHit(text(row.get("title")), where, said, thumbnail_url=thumbnail)
