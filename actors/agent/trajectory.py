@@ -334,6 +334,7 @@ class Summary:
             extra={
                 "tokens_by_version": trajectory.tokens_by_version,
                 "tool_seconds": sum(call.result.latency_s for call in trajectory.tool_calls),
+                "cost_usd": sum(call.result.cost_usd for call in trajectory.tool_calls),
                 "answer": trajectory.answer,
                 "format": reward.format,
                 "refused": trajectory.refused,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -16,8 +17,11 @@ from actors.agent.seams import ImageStore
 from actors.agent.trajectory import Outcome, ToolRequest, ToolResult
 from actors.search.build import build_gateway, provider_class
 from actors.search.ledger import Totals, merged
+from actors.search.load import LoadSample
 from actors.search.settings import SearchSettings
 from cluster.actor_pool import ActorPool, NoActorAnswered
+
+MAX_CONCURRENCY = 10_000  # calls that a worker accepts at a time; its pool's questions must get through beside them
 
 
 class SearchWorker:
@@ -25,36 +29,57 @@ class SearchWorker:
 
     def __init__(self, settings: SearchSettings, images: ImageStore) -> None:
         self._gateway = build_gateway(settings, images)
+        self._calls = 0
 
     async def ready(self) -> None:
         """Returns once the worker has made its providers."""
 
     async def call(self, request: ToolRequest, seconds_left: float) -> ToolResult:
         """As `Toolbox.call`, with the time that is left in place of a deadline: clocks differ between machines."""
-        return await self._gateway.call(request, deadline=time.monotonic() + seconds_left)
+        self._calls += 1
+        try:
+            return await self._gateway.call(request, deadline=time.monotonic() + seconds_left)
+        finally:
+            self._calls -= 1
+
+    async def load(self) -> LoadSample:
+        """What keeps this worker busy now."""
+        return replace(self._gateway.load(), calls=self._calls)
 
     async def totals(self) -> Totals:
         """Sums of the ledger since this process started."""
         return self._gateway.ledger.totals
 
 
-def start_search_workers(settings: SearchSettings, images: ImageStore) -> list[Any]:
-    """Handles of `settings.workers` SearchWorker actors. Ray must be running; `images` must survive pickling.
-
-    Raises UserError here, not in an actor far away, for a provider that cannot be imported.
-    """
+def check_providers(settings: SearchSettings) -> None:
+    """Raise UserError here, not in an actor far away, for a provider that cannot be imported."""
     for provider in (*settings.text, *settings.image, *([settings.grounder] if settings.grounder else [])):
         provider_class(provider)
-    actor_class = ray.remote(SearchWorker)
-    options = actor_class.options(num_cpus=settings.worker_cpus, max_restarts=-1, max_concurrency=1000)
-    return [options.remote(settings, images) for _ in range(settings.workers)]
+
+
+def start_search_worker(settings: SearchSettings, images: ImageStore) -> Any:
+    """The handle of a SearchWorker actor. One whose process dies is started again by Ray, under the same handle."""
+    options = ray.remote(SearchWorker).options(
+        num_cpus=settings.pool.cpus, max_restarts=-1, max_concurrency=MAX_CONCURRENCY
+    )
+    return options.remote(settings, images)
+
+
+def start_search_workers(settings: SearchSettings, images: ImageStore) -> list[Any]:
+    """Handles of `settings.pool.min` SearchWorker actors. Ray must be running; `images` must survive pickling.
+
+    Raises UserError as `check_providers`.
+    """
+    check_providers(settings)
+    return [start_search_worker(settings, images) for _ in range(settings.pool.min)]
 
 
 class RemoteToolbox:
-    """The agent's Toolbox over SearchWorker actors. Can be pickled."""
+    """The agent's Toolbox over SearchWorker actors: `handles`, or those that `pool`, a SearchPool actor, names. Can be
+    pickled."""
 
-    def __init__(self, handles: Sequence[Any]) -> None:
-        self._pool = ActorPool(handles)
+    def __init__(self, handles: Sequence[Any] = (), pool: Any = None) -> None:
+        self._pool, self._directory = ActorPool(handles, pool), pool
 
     async def call(self, request: ToolRequest, *, deadline: float) -> ToolResult:
         """As `Gateway.call`; `deadline` is a time of this process's time.monotonic.
@@ -73,7 +98,8 @@ class RemoteToolbox:
     async def totals(self, timeout: float = 10.0) -> Totals:
         """The ledgers of all workers, summed; those that do not answer within `timeout` seconds are left out."""
         parts: list[Totals] = []
-        for handle in self._pool.handles:
+        # a pool also knows what workers did that have gone
+        for handle in [self._directory] if self._directory is not None else self._pool.handles:
             try:
                 one = ActorPool([handle])
                 parts.append(

@@ -18,6 +18,9 @@ from actors.search.sources import Endpoints
 from actors.search.store.shared_cache import AnswerDoor
 from cluster.errors import UserError
 
+# what summarises pages where nothing is configured: needs no model
+EXTRACTIVE = ProviderSettings(path="actors.search.pages.extractive:ExtractiveSummariser", name="extractive")
+
 
 def provider_class(settings: ProviderSettings) -> type[Any]:
     """The class that `settings.path` names. Raises UserError when the path leads nowhere."""
@@ -68,11 +71,12 @@ def build_gateway(settings: SearchSettings, images: ImageStore, door: AnswerDoor
     def made(providers: Sequence[ProviderSettings]) -> tuple[Endpoint[Any], ...]:
         return tuple(endpoint(one, settings.quota_folder) for one in providers)
 
+    summarisers = settings.summarisers or ([EXTRACTIVE] if settings.readers else [])
     endpoints = Endpoints(
         text=made(settings.text),
         image=made(settings.image),
         grounder=endpoint(settings.grounder, settings.quota_folder) if settings.grounder else None,
         readers=made(settings.readers),
-        summarisers=made(settings.summarisers),
+        summarisers=made(summarisers),
     )
     return Gateway(settings, images, endpoints, door)

@@ -11,14 +11,16 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from actors.agent.seams import Clock
 from actors.search.cache import paid
+from actors.search.load import EndpointWatch, LoadSample, merged
 from actors.search.metering import metered
 from actors.search.quota.budgets import Spend, micro
 from actors.search.quota.core import Ending, Settlement
 from actors.search.quota.desk import LeaseDesk
+from actors.search.quota.settings import QuotaSettings
 from actors.search.retry import wait_before
 from actors.search.seams import ErrorKind, ProviderError
 from actors.search.settings import SearchSettings
@@ -38,6 +40,7 @@ class Endpoint(Generic[P]):
     provider: P
     usd_per_call: float = 0.0  # of an answered call
     desk: LeaseDesk | None = None  # where leases come from; None: the endpoint has no quota
+    locale: str = ""  # country and language that it is asked for, as they shape its answers
 
 
 @dataclass
@@ -62,6 +65,13 @@ class Asker:
     def __init__(self, settings: SearchSettings, clock: Clock, sleep: Sleep, rng: random.Random) -> None:
         self._settings, self._clock, self._sleep, self._rng = settings, clock, sleep, rng
         self._slots = asyncio.Semaphore(settings.max_concurrency)
+        self._quotas = quotas_of(settings)
+        self._watches: dict[tuple[str, int], EndpointWatch] = {}  # by name and desk: two may share a name, and a quota
+        self._resting = 0  # askings that wait for their next attempt
+
+    def load(self) -> LoadSample:
+        """What is asked now, and how long endpoints take; calls are counted by who makes them."""
+        return merged([LoadSample(tuple(watch.load() for watch in self._watches.values()), resting=self._resting)])
 
     async def first_answer(
         self, endpoints: Sequence[Endpoint[P]], ask: Callable[[P], Awaitable[T]], tally: Tally
@@ -88,11 +98,16 @@ class Asker:
                 wait = wait_before(attempt, error, self._settings.retry, self._rng)
                 if wait is None or self._clock() + wait >= until:
                     raise
-            await self._sleep(wait)
+            self._resting += 1
+            try:
+                await self._sleep(wait)
+            finally:
+                self._resting -= 1
             attempt += 1
 
     async def _attempt(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally, until: float) -> T:
         """One request, with its lease. Whatever goes wrong in an adapter leaves as a ProviderError."""
+        self._watch(endpoint)
         try:
             async with asyncio.timeout(max(0.0, until - self._clock())):
                 if endpoint.desk is None:
@@ -129,18 +144,34 @@ class Asker:
             desk.settle(Settlement(lease, ending, Spend(own.requests, own.tokens, micro(own.cost_usd)), retry_after))
 
     async def _send(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally) -> T:
-        async with self._slots:
-            tally.requests += 1
-            paid()
-            with metered() as meter:
-                try:
-                    async with asyncio.timeout(self._settings.attempt_deadline):
-                        answer = await ask(endpoint.provider)
-                    tally.cost_usd += endpoint.usd_per_call
-                    return answer
-                finally:
-                    tally.tokens += meter.tokens
-                    tally.cost_usd += meter.usd
+        watch = self._watch(endpoint)
+        with watch.admitted():
+            async with self._slots:
+                tally.requests += 1
+                paid()
+                with watch.sent(), metered() as meter:
+                    try:
+                        async with asyncio.timeout(self._settings.attempt_deadline):
+                            answer = await ask(endpoint.provider)
+                        tally.cost_usd += endpoint.usd_per_call
+                        return answer
+                    finally:
+                        tally.tokens += meter.tokens
+                        tally.cost_usd += meter.usd
+
+    def _watch(self, endpoint: Endpoint[Any]) -> EndpointWatch:
+        name, desk = endpoint.name, endpoint.desk
+        if (name, id(desk)) not in self._watches:
+            quota = self._quotas.get(name, QuotaSettings())
+            watch = EndpointWatch(name, quota, lambda: desk.waiting if desk else 0, self._clock)
+            self._watches[name, id(desk)] = watch
+        return self._watches[name, id(desk)]
+
+
+def quotas_of(settings: SearchSettings) -> dict[str, QuotaSettings]:
+    """The quotas that are configured, by the names of their endpoints."""
+    outside = settings.endpoints()
+    return {one.name or one.path.rpartition(":")[2]: one.quota for one in outside if one.quota is not None}
 
 
 ENDINGS = {

@@ -77,7 +77,7 @@ class Gateway:
         else:
             try:
                 async with asyncio.timeout(max(0.0, deadline - started)):
-                    result = await self._searched(request, tally)
+                    result = await self._searched(request, tally, deadline)
             except ProviderError as error:
                 result = ToolResult(_outcome(error, request.tool), message=_told(error, request.tool))
             except TimeoutError:
@@ -124,9 +124,9 @@ class Gateway:
                 return f"box {request.box} is too small to be searched"
         return ""
 
-    async def _searched(self, request: ToolRequest, tally: Tally) -> ToolResult:
+    async def _searched(self, request: ToolRequest, tally: Tally, deadline: float) -> ToolResult:
         if request.tool is Tool.TEXT_SEARCH:
-            found, shared = await self._sources.text(request.query, request.question, tally)
+            found, shared = await self._sources.text(request.query, request.question, tally, deadline)
             return _result(found, _Region(), shared, tally)
         assert request.image is not None  # else a policy error
         region = await self._region(request, request.image)

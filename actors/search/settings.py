@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.search.pages.settings import PageSettings
 from actors.search.quota.settings import QuotaSettings
+from actors.search.store.settings import CacheSettings, CassetteSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,41 @@ class RetrySettings:
 
 
 @dataclass(frozen=True)
+class PoolSettings:
+    """How many workers there are. Where `min` is `max` their number is fixed, and nobody watches them."""
+
+    min: int = field(default=1, metadata={"ge": 1})
+    # SearchWorker actors that there always are
+    max: int = field(default=1, metadata={"ge": 1})
+    # at most; in between, as many as the load needs that the quotas let through
+    cpus: float = field(default=0.1, metadata={"ge": 0})
+    # Ray CPUs reserved by one worker; it mostly waits
+    per_actor: int = field(default=16, metadata={"ge": 1})
+    # calls at work at a time that make a worker busy enough; it takes more
+    every_s: float = field(default=1.0, metadata={"gt": 0})
+    # seconds between two looks at the load
+    up_after_s: float = field(default=2.0, metadata={"ge": 0})
+    # seconds for which more workers must have been wanted
+    down_after_s: float = field(default=30.0, metadata={"ge": 0})
+    # seconds of which the busiest moment decides how many can go
+    turn_every_s: float = field(default=60.0, metadata={"ge": 0})
+    # seconds between two changes of direction at least
+    drain_s: float = field(default=60.0, metadata={"ge": 0})
+    # seconds that a worker that is to go has for the calls it has begun
+    ask_cluster: bool = False
+    # tell Ray's autoscaler ahead what will be needed; the hint of a cluster is one, and this one replaces others
+
+    def check(self) -> None:
+        if self.max < self.min:
+            raise ValueError(f"max is {self.max} and must be at least min, which is {self.min}")
+
+    @property
+    def reserved_cpus(self) -> float:
+        """Ray CPUs that the pool never gives back."""
+        return self.min * self.cpus
+
+
+@dataclass(frozen=True)
 class SearchSettings:
     """The gateway and its worker pool."""
 
@@ -60,6 +97,13 @@ class SearchSettings:
     # asked in order until one answers
     grounder: ProviderSettings | None = None
     # None: an expression searches the whole image, and that is recorded
+    readers: list[ProviderSettings] = field(default_factory=list)
+    # of the pages behind text results, asked in order; none: a result is what the search engine says of it
+    summarisers: list[ProviderSettings] = field(default_factory=list)
+    # of what was read, asked in order; none: the sentences that bear most on the question, by BM25
+    pages: PageSettings = field(default_factory=PageSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    cassette: CassetteSettings = field(default_factory=CassetteSettings)
     top_k: int = field(default=5, metadata={"ge": 1})
     # hits per call; both papers
     attempt_deadline: float = field(default=20.0, metadata={"gt": 0})
@@ -68,8 +112,6 @@ class SearchSettings:
     # seconds for a call with all its retries, whatever its caller allows
     max_concurrency: int = field(default=64, metadata={"ge": 1})
     # requests to providers in flight, per worker
-    cache_entries: int = field(default=10_000, metadata={"ge": 0})
-    # answers kept in memory per worker, least recently used first out; 0: none
     max_query_chars: int = field(default=512, metadata={"ge": 1})
     # a longer query is the policy's error
     max_title_chars: int = field(default=200, metadata={"ge": 1})
@@ -82,11 +124,9 @@ class SearchSettings:
     retry: RetrySettings = field(default_factory=RetrySettings)
     quota_folder: str = ""
     # address of the journals of what was spent, beside the runs that spend it; "": nothing outlives the broker
-    workers: int = field(default=1, metadata={"ge": 1})
-    # SearchWorker actors
-    worker_cpus: float = field(default=0.1, metadata={"ge": 0})
-    # Ray CPUs reserved by one worker; it mostly waits
+    pool: PoolSettings = field(default_factory=PoolSettings)
 
     def endpoints(self) -> tuple[ProviderSettings, ...]:
         """Everything outside that this configuration names, in the order of the fields."""
-        return (*self.text, *self.image, *([self.grounder] if self.grounder else []))
+        grounder = [self.grounder] if self.grounder else []
+        return (*self.text, *self.image, *grounder, *self.readers, *self.summarisers)

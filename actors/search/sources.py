@@ -23,9 +23,10 @@ from actors.search import pictures
 from actors.search.cache import SingleFlightCache
 from actors.search.crop import Box
 from actors.search.endpoints import Asker, Endpoint, Sleep, Tally
-from actors.search.evidence import evidence_of, stored_thumbnails
+from actors.search.evidence import content_sha256, evidence_of, stored_thumbnails
 from actors.search.pages.pipeline import PagePipeline
 from actors.search.seams import (
+    ErrorKind,
     Grounder,
     ImageQuery,
     ImageSearch,
@@ -48,6 +49,8 @@ from actors.search.thumbnails import Thumbnails
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Boxes = tuple[ScoredBox, ...]
+MARGIN_S = 3.0  # before a caller's deadline, for evidence to be made of the pages that are done
+PASSING = (ErrorKind.TRANSIENT, ErrorKind.RATE, ErrorKind.OPEN, None)  # failures that a later try may not meet
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Sources:
         sleep: Sleep,
     ) -> None:
         self._settings, self._images, self._endpoints, self._asker = settings, images, endpoints, asker
-        self._wall, self._sleep = wall, sleep
+        self._clock, self._wall = clock, wall
         codec = Codec(images)
         self._cassette: Cassette = open_cassette(settings.cassette, codec, wall=wall)
 
@@ -114,10 +117,11 @@ class Sources:
 
     # --- text ---------------------------------------------------------------------------------------------
 
-    async def text(self, query: str, question: str, tally: Tally) -> tuple[Found, bool]:
+    async def text(self, query: str, question: str, tally: Tally, until: float) -> tuple[Found, bool]:
         """Evidence for `query`, and whether it cost this caller nothing. Raises ProviderError.
 
-        Pages are summarised for `question`, so it is part of what is asked only where pages are read.
+        Pages are summarised for `question`, so it is part of what is asked only where pages are read; those that are
+        not done shortly before `until`, a time of the clock, are done without.
         """
         query, question = " ".join(query.split()), " ".join(question.split())
         k, reads = self._settings.top_k, bool(self._endpoints.readers)
@@ -129,7 +133,7 @@ class Sources:
             )
             if not reads:
                 return Found(evidence_of(hits, name, self._wall(), self._settings), name)
-            return await self._read_through(hits, name, question or query, tally)
+            return await self._read_through(hits, name, question or query, tally, until)
 
         return await self._answered("text_search", arguments, self._endpoints.text, self._found, compute, tally)
 
@@ -139,7 +143,9 @@ class Sources:
             return k
         return (self._settings.pages.pages or k) + self._settings.pages.spare
 
-    async def _read_through(self, hits: Sequence[TextHit], name: str, question: str, tally: Tally) -> Found:
+    async def _read_through(
+        self, hits: Sequence[TextHit], name: str, question: str, tally: Tally, until: float
+    ) -> Found:
         """Evidence from the pages behind the hits; of those that failed, what the search engine said of them."""
 
         async def read(url: str) -> Page:
@@ -151,9 +157,7 @@ class Sources:
             return page
 
         async def summarise(page: Page, question: str) -> str:
-            if not summarisers:
-                return page.text
-            arguments = {"page": pictures.sha256(page.text.encode()), "question": question.casefold()}
+            arguments = {"page": content_sha256(page.text), "question": question.casefold()}
             key = self._key("summarise", arguments, summarisers)
             summary, _ = await self._summaries.get(key, lambda: ask_summarisers(page, question))
             return summary
@@ -166,14 +170,15 @@ class Sources:
             return summary
 
         readers, summarisers = self._endpoints.readers, self._endpoints.summarisers
-        pipeline = PagePipeline(read, summarise, self._settings.pages, self._settings.top_k, sleep=self._sleep)
-        done = await pipeline.run(hits, question)
+        pipeline = PagePipeline(read, summarise, self._settings.pages, self._settings.top_k)
+        done = await pipeline.run(hits, question, until - self._clock() - MARGIN_S)
         if (refusal := done.refusal) is not None and refusal.kind is not None:
             raise ProviderError(refusal.kind, refusal.message)  # a person has to see to it; snippets would hide that
         read_by = f"{name}+{readers[0].name}"
         evidence = evidence_of(done.hits, name, self._wall(), self._settings)
         by_url = {hit.url: summarised for hit, summarised in zip(done.hits, done.summarised, strict=True)}
-        return Found(tuple(replace(it, provider=read_by) if by_url.get(it.url) else it for it in evidence), name)
+        read_ones = tuple(replace(it, provider=read_by) if by_url.get(it.url) else it for it in evidence)
+        return Found(read_ones, name, passing=any(failure.kind in PASSING for failure in done.failures))
 
     # --- pictures -----------------------------------------------------------------------------------------
 

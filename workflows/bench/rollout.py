@@ -29,7 +29,7 @@ from actors.agent.seams import Sampling
 from actors.agent.trajectory import Failure, Question, Summary
 from actors.model.load import local_model
 from actors.reward.actor import RemoteScorer, start_evaluators
-from actors.search.actor import RemoteToolbox, start_search_workers
+from actors.search.pool import Searchers
 from cluster import runtime
 from cluster.errors import UserError
 from cluster.storage import Folder
@@ -95,28 +95,27 @@ class _Cast:
 
     def __init__(self, plan: Plan, cluster: runtime.Cluster, model: str) -> None:
         g = plan.grpo
-        cpus = plan.search.workers * plan.search.worker_cpus + plan.reward.evaluators * plan.reward.evaluator_cpus
+        cpus = plan.search.pool.reserved_cpus + plan.reward.evaluators * plan.reward.evaluator_cpus
         needed = {"CPU": cpus + g.sampler_cpus} | ({"GPU": g.sampler_gpus} if g.sampler_gpus else {})
         cluster.require(needed, "the bench")
-        self._searchers = start_search_workers(plan.search, plan.images)
+        self._searchers = Searchers(plan.search, plan.images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
         scorer = RemoteScorer(self._evaluators, plan.reward.timeout)
         self.sampler = start_bench_sampler(
-            model, plan.engine, plan.preset, plan.limits, RemoteToolbox(self._searchers), scorer, plan.images,
+            model, plan.engine, plan.preset, plan.limits, self._searchers.toolbox, scorer, plan.images,
             num_cpus=g.sampler_cpus, num_gpus=g.sampler_gpus,
         )  # fmt: skip
 
     async def ready(self) -> Mapping[str, Any]:
-        facts, *_ = await asyncio.gather(
-            self.sampler.ready.remote(), *(worker.ready.remote() for worker in self._searchers)
-        )
+        facts, _ = await asyncio.gather(self.sampler.ready.remote(), self._searchers.ready())
         return facts
 
     async def close(self) -> None:
         with suppress(TimeoutError, ray.exceptions.RayError):
             async with asyncio.timeout(CLOSE_S):
                 await self.sampler.close.remote()
-        for actor in (self.sampler, *self._searchers, *self._evaluators):
+        await self._searchers.close()
+        for actor in (self.sampler, *self._evaluators):
             ray.kill(actor)
 
 

@@ -10,7 +10,7 @@ import ray
 
 from actors.reward.actor import RemoteScorer, start_evaluators
 from actors.sampler.actor import start_sampler
-from actors.search.actor import RemoteToolbox, start_search_workers
+from actors.search.pool import Searchers
 from cluster.runtime import Cluster
 from workflows.evaluate.play import ArmSampler
 
@@ -25,13 +25,13 @@ class Cast:
 
     def __init__(self, plan: Plan, cluster: Cluster, model: str) -> None:
         e = plan.evaluate
-        cpus = plan.search.workers * plan.search.worker_cpus + plan.reward.evaluators * plan.reward.evaluator_cpus
+        cpus = plan.search.pool.reserved_cpus + plan.reward.evaluators * plan.reward.evaluator_cpus
         needed = {"CPU": cpus + e.samplers * e.sampler_cpus}
         self._cluster = cluster
         cluster.require(needed | ({"GPU": e.samplers * e.sampler_gpus} if e.sampler_gpus else {}), "the evaluation")
-        self._searchers = start_search_workers(plan.search, plan.images)
+        self._searchers = Searchers(plan.search, plan.images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
-        toolbox = RemoteToolbox(self._searchers)
+        toolbox = self._searchers.toolbox
         scorer = RemoteScorer(self._evaluators, plan.reward.timeout)
 
         def start() -> Any:
@@ -48,7 +48,7 @@ class Cast:
         async with self._cluster.starting("the evaluation", timeout_s):
             await asyncio.gather(
                 *(sampler.ready() for sampler in self.samplers),
-                *(worker.ready.remote() for worker in self._searchers),
+                self._searchers.ready(),
             )
 
     async def close(self) -> None:
@@ -56,5 +56,6 @@ class Cast:
         with suppress(TimeoutError):  # what is left then ends with its handles
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(*(sampler.close() for sampler in self.samplers), return_exceptions=True)
-        for actor in (*self._searchers, *self._evaluators):
+        await self._searchers.close()
+        for actor in self._evaluators:
             ray.kill(actor)

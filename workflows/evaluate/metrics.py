@@ -76,6 +76,7 @@ def ratios(max_calls: int) -> dict[str, Ratio]:
         "turns": mean(lambda row: row.turns),
         "seconds": mean(lambda row: row.seconds),  # waiting for the shared engine included
         "cost_usd": mean(lambda row: row.cost_usd),
+        "cost_usd_per_correct": Ratio(lambda row: row.cost_usd, lambda row: row.exact_match),
         "reward": mean(lambda row: row.reward),
     }
 

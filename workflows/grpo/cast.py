@@ -19,7 +19,7 @@ from actors.reward.actor import RemoteScorer, start_evaluators
 from actors.reward.settings import RewardSettings
 from actors.sampler.actor import start_sampler
 from actors.sampler.settings import EngineSettings
-from actors.search.actor import RemoteToolbox, start_search_workers
+from actors.search.pool import Searchers
 from actors.search.settings import SearchSettings
 from actors.weights.transport import default_root
 from cluster.errors import UserError
@@ -77,7 +77,7 @@ class Plan:
         """What Ray must have for all actors together."""
         g = self.grpo
         cpus = g.samplers * g.sampler_cpus + g.ranks * g.learner_cpus
-        cpus += self.search.workers * self.search.worker_cpus + self.reward.evaluators * self.reward.evaluator_cpus
+        cpus += self.search.pool.reserved_cpus + self.reward.evaluators * self.reward.evaluator_cpus
         gpus = g.samplers * g.sampler_gpus + g.ranks * g.learner_gpus
         return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
@@ -90,9 +90,9 @@ class Cast:
         cluster.require(plan.resources, "the GRPO run")
         g, images = plan.grpo, plan.images
         self._weights_root = default_root(f"{plan.name}-grpo")
-        self._searchers = start_search_workers(plan.search, images)
+        self._searchers = Searchers(plan.search, images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
-        self.toolbox = RemoteToolbox(self._searchers)
+        self.toolbox = self._searchers.toolbox
         scorer = RemoteScorer(self._evaluators, plan.reward.timeout)
         self.ranks = LearnerRanks.start(
             plan.model,
@@ -124,7 +124,7 @@ class Cast:
             await asyncio.gather(
                 self.ranks.ready(),
                 *(sampler.ready() for sampler in self.samplers),
-                *(worker.ready.remote() for worker in self._searchers),
+                self._searchers.ready(),
             )
 
     async def close(self) -> None:
@@ -133,6 +133,7 @@ class Cast:
         with suppress(TimeoutError):  # what is left then ends with its handles, when this object goes
             async with asyncio.timeout(CLOSE_S):
                 await asyncio.gather(*ends, return_exceptions=True)
-        for actor in (*self._searchers, *self._evaluators):
+        await self._searchers.close()
+        for actor in self._evaluators:
             ray.kill(actor)
         shutil.rmtree(self._weights_root, ignore_errors=True)

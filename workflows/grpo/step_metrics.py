@@ -38,6 +38,11 @@ def tool_seconds(summary: Summary) -> float:
     return float(summary.extra.get("tool_seconds", 0.0))
 
 
+def cost_usd(summary: Summary) -> float:
+    """What an episode's searches cost, as far as its summary says."""
+    return float(summary.extra.get("cost_usd", 0.0))
+
+
 def staleness(groups: Iterable[GroupResult], version: int) -> tuple[float, int]:
     """Mean and maximum over sampled tokens of `version` minus the version that sampled them.
 
@@ -67,6 +72,7 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
         "search/ratio": _mean(s.searches > 0 for s in everything),
         "search/calls": _mean(s.searches for s in everything),
         "search/accuracy_when_searched": _mean(s.accuracy for s in everything if s.searches),
+        "search/cost_usd_per_1000": 1000 * _mean(cost_usd(s) for s in everything),
         "staleness/mean_tokens": mean,
         "staleness/max": float(worst),
         "tokens/trained": float(sum(s.sampled_tokens for s in everything)),
@@ -77,6 +83,8 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
         "episodes/seconds": _mean(s.seconds for s in everything),
         "episodes/tool_seconds": _mean(tool_seconds(s) for s in everything),
     }
+    if right := sum(s.accuracy for s in everything):
+        metrics["search/cost_usd_per_correct"] = sum(cost_usd(s) for s in everything) / right
     for name, part in _split(pairs, lambda q: label_of(q).value).items():
         metrics[f"search/ratio_{name}"] = _mean(s.searches > 0 for s in part)
         metrics[f"reward/accuracy_{name}"] = _mean(s.accuracy for s in part)

@@ -62,6 +62,10 @@ def dollars(value: float) -> str:
     return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.2f}"
 
 
+def per_thousand(value: float) -> str:
+    return dollars(1000 * value)
+
+
 COLUMNS = (
     Column("questions", "episodes that count; those that the infrastructure spoilt do not", ("episodes",), whole),
     Column("exact match", "the answer is one of the right ones", ("exact_match",), percent, best="max"),
@@ -96,10 +100,11 @@ COLUMNS = (
     Column("valid format", "every turn well-formed, and an answer at the end", ("format_valid",), percent),
     Column("tokens", "sampled by the model, per question", ("sampled_tokens",), whole),
     Column("seconds", "per question, waiting for the shared engine included", ("seconds",), two),
-    Column("cost, $", "paid to providers, per question", ("cost_usd",), dollars),
+    Column("cost, $", "paid to providers, per 1,000 questions", ("cost_usd",), per_thousand),
+    Column("per right answer, $", "paid to providers", ("cost_usd_per_correct",), dollars),
     Column("failed", "episodes that the infrastructure spoilt after all retries", ("failed",), whole),
 )  # fmt: skip
-NEVER_ALONE = ("cost, $", "failed")  # columns that are left out where they are zero everywhere
+NEVER_ALONE = ("cost, $", "per right answer, $", "failed")  # columns that are left out where they are zero everywhere
 
 
 def whole_arm(document: Mapping[str, Any]) -> Part:

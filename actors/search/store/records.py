@@ -94,6 +94,7 @@ class Found:
 
     evidence: tuple[Evidence, ...]
     provider: str
+    passing: bool = field(default=False, compare=False)  # a later try may find more: kept briefly, and not stored
 
 
 Remembered = Found | tuple[ScoredBox, ...] | Page | str | ProviderError
@@ -128,8 +129,8 @@ class Answer:
 
 
 def found_nothing(value: Remembered) -> bool:
-    """Whether the answer is a negative one: genuine, but of short validity."""
-    return not value.evidence if isinstance(value, Found) else value in ((), "")
+    """Whether the answer is of short validity: a genuine "nothing", or one that was spoilt by what passes."""
+    return not value.evidence or value.passing if isinstance(value, Found) else value in ((), "")
 
 
 def to_answer(value: Remembered) -> Answer:

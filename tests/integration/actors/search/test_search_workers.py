@@ -10,7 +10,7 @@ import ray
 from actors.agent.seams import ImageRefused
 from actors.agent.trajectory import Outcome, Tool, ToolRequest
 from actors.search.actor import RemoteToolbox, start_search_workers
-from actors.search.settings import ProviderSettings, SearchSettings
+from actors.search.settings import PoolSettings, ProviderSettings, SearchSettings
 from cluster.errors import UserError
 from tests.unit.actors.search.search_world import SIZE, FolderImages, scene
 
@@ -23,8 +23,7 @@ def settings(text: ProviderSettings, workers: int) -> SearchSettings:
         text=[text],
         image=[ProviderSettings(path=f"{WORLD}:Colours")],
         grounder=ProviderSettings(path=f"{WORLD}:Squares"),
-        workers=workers,
-        worker_cpus=0.1,
+        pool=PoolSettings(min=workers, max=workers),
     )
 
 

@@ -1,6 +1,8 @@
 """Recordings, shared answers and pages, through the gateway: who is asked, what is remembered, what is refused."""
 
+import asyncio
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -167,3 +169,27 @@ async def test_other_bounds_on_text_make_another_call(tmp_path):
     shorter = replace(recording, max_text_chars=20, cassette=CassetteSettings(mode=Mode.REPLAY, folder=str(tmp_path)))
     result = await gateway(Web(), shorter).call(ask(), deadline=FAR)
     assert result.outcome is Outcome.REFUSED
+
+
+async def test_an_answer_without_pages_that_failed_for_a_moment_is_not_kept_for_long():
+    web, now = Web(broken=[0]), [0.0]
+    endpoints = Endpoints(
+        text=[Endpoint("web", web)],
+        readers=[Endpoint("reader", web)],
+        summarisers=[Endpoint("extractive", ExtractiveSummariser())],
+    )
+    gate = Gateway(PAGES, FolderImages("nowhere"), endpoints, clock=lambda: now[0])
+    await gate.call(ask(), deadline=FAR)
+    now[0] = PAGES.cache.negative_ttl_s + 1
+    web.broken = ()
+    again = await gate.call(ask(), deadline=FAR)
+    assert [item.url for item in again.evidence] == ["https://web.example/0", "https://web.example/1"]
+
+
+async def test_pages_that_are_not_done_in_time_leave_the_search_engine_the_word():
+    class Slow(Web):
+        async def read(self, url):
+            await asyncio.Event().wait()
+
+    result = await gateway(Slow()).call(ask(), deadline=time.monotonic() + 3.2)
+    assert [item.text for item in result.evidence] == ["snippet 0", "snippet 1"]

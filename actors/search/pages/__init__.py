@@ -1,0 +1,1 @@
+"""From search results to what their pages say: read, summarise, bound."""
