@@ -19,6 +19,7 @@ from actors.search.build import build_gateway, provider_class
 from actors.search.ledger import Totals, merged
 from actors.search.load import LoadSample
 from actors.search.settings import SearchSettings
+from actors.search.store.cache_actor import RemoteAnswers
 from cluster.actor_pool import ActorPool, NoActorAnswered
 
 MAX_CONCURRENCY = 10_000  # calls that a worker accepts at a time; its pool's questions must get through beside them
@@ -27,8 +28,10 @@ MAX_CONCURRENCY = 10_000  # calls that a worker accepts at a time; its pool's qu
 class SearchWorker:
     """A gateway in a process of its own."""
 
-    def __init__(self, settings: SearchSettings, images: ImageStore) -> None:
-        self._gateway = build_gateway(settings, images)
+    def __init__(self, settings: SearchSettings, images: ImageStore, cache: Any = None) -> None:
+        """`cache`: the AnswerCache actor of the run; None where each worker remembers for itself."""
+        door = None if cache is None else RemoteAnswers(cache, settings.cache.rpc_s)
+        self._gateway = build_gateway(settings, images, door)
         self._calls = 0
 
     async def ready(self) -> None:
@@ -48,30 +51,34 @@ class SearchWorker:
 
     async def totals(self) -> Totals:
         """Sums of the ledger since this process started."""
-        return self._gateway.ledger.totals
+        return self._gateway.totals
+
+    async def close(self) -> None:
+        """Write what was recorded, and tell the quotas what was used; before the process is ended."""
+        await self._gateway.close()
 
 
 def check_providers(settings: SearchSettings) -> None:
     """Raise UserError here, not in an actor far away, for a provider that cannot be imported."""
-    for provider in (*settings.text, *settings.image, *([settings.grounder] if settings.grounder else [])):
+    for provider in settings.endpoints():
         provider_class(provider)
 
 
-def start_search_worker(settings: SearchSettings, images: ImageStore) -> Any:
+def start_search_worker(settings: SearchSettings, images: ImageStore, cache: Any = None) -> Any:
     """The handle of a SearchWorker actor. One whose process dies is started again by Ray, under the same handle."""
     options = ray.remote(SearchWorker).options(
         num_cpus=settings.pool.cpus, max_restarts=-1, max_concurrency=MAX_CONCURRENCY
     )
-    return options.remote(settings, images)
+    return options.remote(settings, images, cache)
 
 
-def start_search_workers(settings: SearchSettings, images: ImageStore) -> list[Any]:
+def start_search_workers(settings: SearchSettings, images: ImageStore, cache: Any = None) -> list[Any]:
     """Handles of `settings.pool.min` SearchWorker actors. Ray must be running; `images` must survive pickling.
 
     Raises UserError as `check_providers`.
     """
     check_providers(settings)
-    return [start_search_worker(settings, images) for _ in range(settings.pool.min)]
+    return [start_search_worker(settings, images, cache) for _ in range(settings.pool.min)]
 
 
 class RemoteToolbox:

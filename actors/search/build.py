@@ -49,7 +49,7 @@ def endpoint(settings: ProviderSettings, quota_folder: str = "") -> Endpoint[Any
         called = endpoint_name(settings)
         desk = LeaseDesk(called, lease_source(called, settings.quota, settings.usd_per_call, quota_folder))
     locale = " ".join(str(settings.kwargs[part]) for part in ("country", "language") if settings.kwargs.get(part))
-    return Endpoint(name, provider, settings.usd_per_call, desk, locale)
+    return Endpoint(name, provider, settings.usd_per_call, desk, settings.quota, locale)
 
 
 def endpoint_name(settings: ProviderSettings) -> str:

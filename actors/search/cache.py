@@ -54,6 +54,11 @@ class SingleFlightCache(Generic[T]):
     def __len__(self) -> int:
         return len(self._answers)
 
+    @property
+    def following(self) -> int:
+        """Callers that wait for what a sibling has asked."""
+        return sum(max(0, flight.waiting - 1) for flight, _ in self._flights.values())
+
     async def get(self, key: str, compute: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The answer to `key`, and whether it cost this caller nothing (remembered, or asked by a sibling).
 

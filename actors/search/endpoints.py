@@ -40,6 +40,7 @@ class Endpoint(Generic[P]):
     provider: P
     usd_per_call: float = 0.0  # of an answered call
     desk: LeaseDesk | None = None  # where leases come from; None: the endpoint has no quota
+    quota: QuotaSettings | None = None  # what the desk's broker goes by
     locale: str = ""  # country and language that it is asked for, as they shape its answers
 
 
@@ -65,7 +66,6 @@ class Asker:
     def __init__(self, settings: SearchSettings, clock: Clock, sleep: Sleep, rng: random.Random) -> None:
         self._settings, self._clock, self._sleep, self._rng = settings, clock, sleep, rng
         self._slots = asyncio.Semaphore(settings.max_concurrency)
-        self._quotas = quotas_of(settings)
         self._watches: dict[tuple[str, int], EndpointWatch] = {}  # by name and desk: two may share a name, and a quota
         self._resting = 0  # askings that wait for their next attempt
 
@@ -162,16 +162,11 @@ class Asker:
     def _watch(self, endpoint: Endpoint[Any]) -> EndpointWatch:
         name, desk = endpoint.name, endpoint.desk
         if (name, id(desk)) not in self._watches:
-            quota = self._quotas.get(name, QuotaSettings())
-            watch = EndpointWatch(name, quota, lambda: desk.waiting if desk else 0, self._clock)
+            watch = EndpointWatch(
+                name, endpoint.quota or QuotaSettings(), lambda: desk.waiting if desk else 0, self._clock
+            )
             self._watches[name, id(desk)] = watch
         return self._watches[name, id(desk)]
-
-
-def quotas_of(settings: SearchSettings) -> dict[str, QuotaSettings]:
-    """The quotas that are configured, by the names of their endpoints."""
-    outside = settings.endpoints()
-    return {one.name or one.path.rpartition(":")[2]: one.quota for one in outside if one.quota is not None}
 
 
 ENDINGS = {

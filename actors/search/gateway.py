@@ -22,12 +22,11 @@ from actors.agent.untrusted import one_line
 from actors.search.crop import Box, chosen, in_pixels, padded, shorter_side
 from actors.search.endpoints import Asker, Sleep, Tally
 from actors.search.evidence import bounded
-from actors.search.ledger import Ledger, LedgerRow
+from actors.search.ledger import Ledger, LedgerRow, Totals
 from actors.search.load import LoadSample
 from actors.search.seams import ErrorKind, ProviderError
 from actors.search.settings import SearchSettings
 from actors.search.sources import Endpoints, Sources
-from actors.search.store.cassette import CassetteCounts
 from actors.search.store.records import Found
 from actors.search.store.shared_cache import AnswerDoor
 
@@ -87,13 +86,15 @@ class Gateway:
         return result
 
     @property
-    def recordings(self) -> CassetteCounts:
-        """Hits and misses of the cassette, where there is one."""
-        return self._sources.recordings
+    def totals(self) -> Totals:
+        """Sums of the ledger, and of what a cassette was asked for."""
+        tape = self._sources.recordings
+        return replace(self.ledger.totals, replayed=tape.hits, unrecorded=tape.misses)
 
     def load(self) -> LoadSample:
         """What keeps this gateway busy now; see actors/search/load.py."""
-        return self._asker.load()
+        sample = self._asker.load()
+        return replace(sample, resting=sample.resting + self._sources.following)
 
     async def close(self) -> None:
         """Cancel the requests that are under way, tell the quotas what was used, and close connections."""

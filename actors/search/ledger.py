@@ -36,6 +36,8 @@ class Totals:
     cost_usd: float = 0.0
     tokens: int = 0
     waited_s: float = 0.0
+    replayed: int = 0  # answers from a cassette
+    unrecorded: int = 0  # calls that a cassette was asked for in vain
     by_outcome: dict[str, int] = field(default_factory=dict)
     by_tool: dict[str, int] = field(default_factory=dict)
 
@@ -63,9 +65,31 @@ class Totals:
             self.cost_usd + other.cost_usd,
             self.tokens + other.tokens,
             self.waited_s + other.waited_s,
+            self.replayed + other.replayed,
+            self.unrecorded + other.unrecorded,
             _added(self.by_outcome, other.by_outcome),
             _added(self.by_tool, other.by_tool),
         )
+
+    def __str__(self) -> str:
+        """One line for the end of a run."""
+        if not self.calls:
+            return "no searches"
+        parts = [
+            f"{self.calls:,} calls of tools, {self.cached / self.calls:.0%} from a cache, {self.requests:,} requests"
+        ]
+        if taped := self.replayed + self.unrecorded:
+            parts.append(f"{self.replayed / taped:.1%} replayed from the cassette")
+        if self.tokens:
+            parts.append(f"{self.tokens:,} tokens")
+        if self.cost_usd:
+            parts.append(f"{self.cost_usd:.4f} USD")
+        if self.waited_s >= 1:
+            parts.append(f"{self.waited_s / self.calls:.2f} s each for quotas")
+        failed = sum(n for name, n in self.by_outcome.items() if name in ("infra_error", "refused"))
+        if failed:
+            parts.append(f"{failed:,} failed")
+        return ", ".join(parts)
 
 
 def _added(left: dict[str, int], right: dict[str, int]) -> dict[str, int]:

@@ -39,12 +39,13 @@ from actors.search.load import LoadSample
 from actors.search.load import merged as load_of_all
 from actors.search.scaling import ScalingPolicy
 from actors.search.settings import PoolSettings, SearchSettings
+from actors.search.store.cache_actor import start_answer_cache
 
 log = logging.getLogger(__name__)
 ANSWER_S = 1.0  # seconds for a worker to tell its load
 HEARD_S = 2.0  # seconds after which callers know a new directory
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a worker that could not be started; doubled in a row
-CLOSE_S = 10.0  # seconds for a pool to end its workers
+CLOSE_S = 10.0  # seconds for workers to write what is to outlive them, and again for a pool to end them
 GONE = (ActorDiedError, ActorUnschedulableError)  # what Ray says of an actor that it has given up
 
 
@@ -131,6 +132,7 @@ class WorkerPool:
         """End all workers, whatever they do."""
         workers, self._workers = self._workers, []
         self._publish()
+        await _closed([worker.handle for worker in workers if worker.coming is None])
         for worker in workers:
             self._dismiss(worker)
         if self._ahead is not None and self._asked_ahead:
@@ -192,6 +194,7 @@ class WorkerPool:
         ending = [worker for worker in self._workers if worker.left_at is not None and self._may_end(worker)]
         self._workers = [worker for worker in self._workers if worker not in ending]
         self._of_the_gone = merged([self._of_the_gone, *await _all_totals(ending)])
+        await _closed([worker.handle for worker in ending])
         for worker in ending:
             self._dismiss(worker)
 
@@ -254,14 +257,24 @@ async def _all_totals(workers: Sequence[_Worker]) -> list[Totals]:
     return await asyncio.gather(*(one(worker) for worker in workers))
 
 
+async def _closed(workers: Sequence[Any]) -> None:
+    """All of them have closed, or have had `CLOSE_S` seconds for it."""
+    endings = [asyncio.ensure_future(worker.close.remote()) for worker in workers]
+    if endings:
+        await asyncio.wait(endings, timeout=CLOSE_S)
+    for ending in endings:
+        if not ending.cancel() and not ending.cancelled() and (error := ending.exception()) is not None:
+            log.warning("a search worker ends without having closed: %s", error)
+
+
 class SearchPool:
     """A WorkerPool of SearchWorker actors, in a process of its own. Becomes an actor where it is started."""
 
-    def __init__(self, settings: SearchSettings, images: ImageStore) -> None:
+    def __init__(self, settings: SearchSettings, images: ImageStore, cache: Any = None) -> None:
         self._settings = settings.pool
         self._pool = WorkerPool(
             settings.pool,
-            start=lambda: start_search_worker(settings, images),
+            start=lambda: start_search_worker(settings, images, cache),
             end=lambda worker: ray.kill(worker, no_restart=True),
             ahead=self._ask_cluster if settings.pool.ask_cluster else None,
         )
@@ -331,8 +344,10 @@ class Searchers:
         """Raises UserError as `check_providers`. Ray must be running; `images` must survive pickling."""
         check_providers(settings)
         fixed = settings.pool.min == settings.pool.max
-        self._workers = start_search_workers(settings, images) if fixed else []
-        self._pool = None if fixed else start_search_pool(settings, images)
+        # the cache lives as long as this object's process: a worker's would end with the worker
+        self._cache = start_answer_cache(settings.cache, "") if settings.cache.folder else None
+        self._workers = start_search_workers(settings, images, self._cache) if fixed else []
+        self._pool = None if fixed else start_search_pool(settings, images, self._cache)
         self.toolbox = RemoteToolbox(self._workers, self._pool)
 
     async def ready(self) -> None:
@@ -341,19 +356,20 @@ class Searchers:
         await asyncio.gather(*(actor.ready.remote() for actor in actors))
 
     async def close(self) -> None:
-        """End all workers, whatever they do."""
+        """End all workers, whatever they do, once they have written what is to outlive them, or had the time to."""
         if self._pool is not None:
             try:
-                await asyncio.wait_for(self._pool.close.remote(), CLOSE_S)
+                await asyncio.wait_for(self._pool.close.remote(), 2 * CLOSE_S)
             except (RayError, TimeoutError) as error:
                 log.warning("the search pool ends without having closed: %s", error)
             finally:
                 ray.kill(self._pool)  # and with it, Ray ends what is left of its workers
+        await _closed(self._workers)
         for worker in self._workers:
             ray.kill(worker)
 
 
-def start_search_pool(settings: SearchSettings, images: ImageStore) -> Any:
+def start_search_pool(settings: SearchSettings, images: ImageStore, cache: Any = None) -> Any:
     """The handle of a SearchPool actor. It ends, with its workers, when whoever started it does."""
     options = ray.remote(SearchPool).options(num_cpus=0, max_restarts=-1, max_concurrency=MAX_CONCURRENCY)
-    return options.remote(settings, images)
+    return options.remote(settings, images, cache)

@@ -105,6 +105,11 @@ class Sources:
         """Hits and misses of the cassette."""
         return self._cassette.counts
 
+    @property
+    def following(self) -> int:
+        """Calls that wait for what a sibling has asked."""
+        return sum(cache.following for cache in (self._found, self._boxes, self._digests))
+
     async def close(self) -> None:
         """Cancel what is under way, and write what was recorded."""
         for cache in (self._found, self._boxes, self._pages, self._summaries, self._digests):

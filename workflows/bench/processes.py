@@ -11,6 +11,9 @@ import psutil
 ROLES = (
     ("ray::BenchSampler", "sampler"),
     ("ray::SearchWorker", "search"),
+    ("ray::SearchPool", "search"),
+    ("ray::AnswerCache", "search"),
+    ("ray::QuotaBroker", "search"),
     ("ray::RewardEvaluator", "reward"),
     ("EngineCore", "engine core"),
     ("VLLM::Worker", "engine worker"),

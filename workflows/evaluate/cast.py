@@ -31,7 +31,7 @@ class Cast:
         cluster.require(needed | ({"GPU": e.samplers * e.sampler_gpus} if e.sampler_gpus else {}), "the evaluation")
         self._searchers = Searchers(plan.search, plan.images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
-        toolbox = self._searchers.toolbox
+        self.toolbox = toolbox = self._searchers.toolbox
         scorer = RemoteScorer(self._evaluators, plan.reward.timeout)
 
         def start() -> Any:

@@ -208,6 +208,7 @@ async def _play(
                 rows[name] = await _play_arm(plan, cast.samplers, asked, name, lambda task=task: bar.advance(task))
                 if not console.is_terminal:
                     console.print(f"evaluate: arm {name} was played", highlight=False)
+        console.print(f"evaluate: searches: {await cast.toolbox.totals()}", highlight=False)
     finally:
         await cast.close()
     return rows

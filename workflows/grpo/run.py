@@ -41,6 +41,7 @@ from workflows.grpo.recorder import RunRecorder
 
 LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", TRACKED, "best", "export", manifest.FILE)
 SHOWN_REASONS = 3
+TOTALS_S = 5.0  # for search workers to tell what they did, at the end of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,9 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
             took = f"{end.step} steps ({end.reason}), this part in {time.time() - began:.0f} s"
             console.print(f"GRPO: {took}; the {exported} model is at {plan.folder / 'export'}")
     finally:
+        searched = await cast.toolbox.totals(TOTALS_S)
         await cast.close()
+    console.print(f"GRPO: searches: {searched}", highlight=False)
     manifest.write(
         plan.folder,
         identity=start.identity,
@@ -178,6 +181,7 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
         reason=end.reason,
         **_ending_of(plan),
         best=dataclasses.asdict(found) if found else None,
+        searches=dataclasses.asdict(searched),  # of this part
         questions=len(questions.by_id),
         questions_held_out=len(start.held_out),
         questions_dropped=questions.dropped,

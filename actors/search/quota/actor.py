@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,10 @@ class QuotaBrokerActor:
 
     async def standing(self) -> Standing:
         return self._broker.standing()
+
+    async def pid(self) -> int:
+        """The process that it runs in."""
+        return os.getpid()
 
     async def close(self) -> None:
         """Write what was really spent, before the actor is ended in good order."""

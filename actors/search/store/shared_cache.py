@@ -91,6 +91,11 @@ class SharedCache(Generic[T]):
         kept, beside = await self._front.get(key, lambda: self._far(key, compute))
         return kept.value, beside or kept.shared
 
+    @property
+    def following(self) -> int:
+        """Callers that wait for what a sibling of this process has asked."""
+        return self._front.following
+
     async def close(self) -> None:
         """Cancel what is under way, and give the claims back."""
         await self._front.close()

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import time
+from dataclasses import replace
 
 import pytest
 import ray
@@ -10,7 +11,9 @@ import ray
 from actors.agent.seams import ImageRefused
 from actors.agent.trajectory import Outcome, Tool, ToolRequest
 from actors.search.actor import RemoteToolbox, start_search_workers
+from actors.search.pool import Searchers
 from actors.search.settings import PoolSettings, ProviderSettings, SearchSettings
+from actors.search.store.settings import CassetteSettings, Mode
 from cluster.errors import UserError
 from tests.unit.actors.search.search_world import SIZE, FolderImages, scene
 
@@ -85,3 +88,22 @@ async def test_pictures_thumbnails_faults_of_data_and_totals_cross_the_process(t
 def test_a_provider_that_does_not_exist_is_said_before_an_actor_starts(tmp_path):
     with pytest.raises(UserError, match="cannot be imported"):
         start_search_workers(settings(ProviderSettings(path=f"{WORLD}:Nobody"), 1), FolderImages(str(tmp_path)))
+
+
+async def test_what_workers_recorded_is_written_before_they_end(tmp_path):
+    tape = tmp_path / "tape"
+    recording = replace(
+        settings(ProviderSettings(path=f"{WORLD}:Sentences"), 2),
+        cassette=CassetteSettings(mode=Mode.RECORD, folder=str(tape), flush_s=3600),
+    )
+    searchers = Searchers(recording, FolderImages(str(tmp_path)))
+    await searchers.ready()
+    await asyncio.gather(*(searchers.toolbox.call(ask(i), deadline=time.monotonic() + 30) for i in range(10)))
+    await searchers.close()
+    replaying = replace(recording, cassette=CassetteSettings(mode=Mode.REPLAY, folder=str(tape)))
+    searchers = Searchers(replaying, FolderImages(str(tmp_path)))
+    results = await asyncio.gather(*(searchers.toolbox.call(ask(i), deadline=time.monotonic() + 30) for i in range(11)))
+    totals = await searchers.toolbox.totals()
+    await searchers.close()
+    assert [result.outcome for result in results] == [*[Outcome.OK] * 10, Outcome.REFUSED]
+    assert (totals.replayed, totals.unrecorded, totals.requests) == (10, 1, 0)

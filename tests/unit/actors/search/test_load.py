@@ -14,7 +14,7 @@ from actors.search.quota.broker import QuotaBroker
 from actors.search.quota.desk import LeaseDesk, LocalSource
 from actors.search.quota.settings import QuotaSettings
 from actors.search.seams import ErrorKind, ProviderError
-from actors.search.settings import ProviderSettings, RetrySettings, SearchSettings
+from actors.search.settings import RetrySettings, SearchSettings
 
 
 class Time:
@@ -156,8 +156,8 @@ async def test_requests_without_a_lease_are_told_apart_and_under_which_quota_the
     time, gate = Time(), Gate()
     quota = QuotaSettings(per_second=7, concurrency=1)
     desk = LeaseDesk("a", LocalSource(QuotaBroker("a", quota)))
-    asker = asker_of(time, text=[ProviderSettings(path="somewhere:a", quota=quota)])
-    asked = [ask(asker, Endpoint("a", gate, desk=desk)) for _ in range(5)]
+    asker = asker_of(time)
+    asked = [ask(asker, Endpoint("a", gate, desk=desk, quota=quota)) for _ in range(5)]
     async with asyncio.timeout(10):
         while not any(load.in_provider for load in asker.load().endpoints):
             await asyncio.sleep(0)

@@ -27,10 +27,21 @@ class Method:
         return self.answer
 
 
+class Closing:
+    """A worker's `close`; it must come before the end of its process."""
+
+    def __init__(self, worker) -> None:
+        self.worker = worker
+
+    async def remote(self):
+        self.worker.closed = not self.worker.ended
+
+
 class Worker:
     def __init__(self, ready: Exception | None = None) -> None:
         self.ready, self.load, self.totals = Method(ready), Method(LoadSample()), Method(Totals(calls=1))
-        self.ended = False
+        self.close = Closing(self)
+        self.ended = self.closed = False
 
     def busy(self, requests: int) -> None:
         self.load.answer = LoadSample((EndpointLoad("local", in_provider=requests),), calls=requests)
@@ -252,6 +263,7 @@ async def test_closing_ends_everybody_and_takes_the_hint_back():
     await world.turn()
     await world.pool.close()
     assert all(worker.ended for worker in world.workers)
+    assert world.workers[0].closed
     assert world.ahead == [2, 0]
     assert (await world.pool.members(0, 1))[1] == ()
 

@@ -116,7 +116,7 @@ async def test_a_recorded_call_is_replayed_without_anybody_outside(tmp_path):
     assert replayed.evidence == live.evidence
     assert replayed.cost_usd == 0
     assert (web.searched, web.read_urls) == ([], [])
-    assert gate.recordings.hit_rate == 1.0
+    assert (gate.totals.replayed, gate.totals.unrecorded) == (1, 0)
 
 
 async def test_a_call_that_was_not_recorded_is_refused_in_replay_and_named(tmp_path):
@@ -142,7 +142,7 @@ async def test_replay_or_live_asks_what_was_not_recorded_and_says_how_much_was(t
     await gate.call(ask(), deadline=FAR)
     await gate.call(ask("another question"), deadline=FAR)
     assert web.searched == ["another question"]
-    assert gate.recordings.hit_rate == 0.5
+    assert "50.0% replayed from the cassette" in str(gate.totals)
 
 
 async def test_a_recorded_picture_search_brings_its_thumbnails_along(tmp_path):
