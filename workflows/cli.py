@@ -217,7 +217,7 @@ def bench_search(
     parts: Annotated[
         list[str] | None,
         typer.Option(
-            "--part", metavar="PART", help="quota, broker, overhead or lookups; may be repeated (default: all)."
+            "--part", metavar="PART", help="quota, broker, pool, overhead or lookups; repeatable (default: all)."
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(metavar="S", min=1, help="Length of the parts under a quota.")] = 60.0,

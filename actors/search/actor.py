@@ -6,6 +6,7 @@ indexes) and for surviving one another.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,6 +53,10 @@ class SearchWorker:
     async def totals(self) -> Totals:
         """Sums of the ledger since this process started."""
         return self._gateway.totals
+
+    async def pid(self) -> int:
+        """The process that it runs in."""
+        return os.getpid()
 
     async def close(self) -> None:
         """Write what was recorded, and tell the quotas what was used; before the process is ended."""

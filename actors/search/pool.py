@@ -355,6 +355,16 @@ class Searchers:
         actors = self._workers if self._pool is None else [self._pool]
         await asyncio.gather(*(actor.ready.remote() for actor in actors))
 
+    async def standing(self) -> PoolStanding:
+        """How many workers there are now."""
+        if self._pool is None:
+            return PoolStanding(0, len(self._workers), 0, len(self._workers), LoadSample())
+        return await self._pool.standing.remote()
+
+    async def members(self) -> tuple[Any, ...]:
+        """Handles of the workers that serve now."""
+        return tuple(self._workers) if self._pool is None else (await self._pool.members.remote(0, 0.0))[1]
+
     async def close(self) -> None:
         """End all workers, whatever they do, once they have written what is to outlive them, or had the time to."""
         if self._pool is not None:

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -29,17 +29,20 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from actors.agent.trajectory import ImageRef, Outcome, Tool, ToolRequest, ToolResult
+from actors.agent.trajectory import Outcome, Tool, ToolRequest, ToolResult
 from actors.search.build import build_gateway
 from actors.search.quota.settings import BudgetSettings, QuotaSettings
-from actors.search.settings import ProviderSettings, RetrySettings, SearchSettings
+from actors.search.settings import RetrySettings, SearchSettings
 from cluster.errors import UserError
-from workflows.bench.search_provider import ProviderLoad, command
+from workflows.bench.search_pool import PoolRun, follow_a_step
+from workflows.bench.search_provider import ProviderLoad
+from workflows.bench.search_stage import KEY_ENV, NoImages, running_provider, serper_settings, slow_provider
 
-KEY_ENV = "MMSEARCH_BENCH_KEY"
 PLAIN_AT_ONCE = 128  # requests in flight of the plain client
 PLAIN_RETRIES = 8
-START_S = 20.0  # for the provider to print its port
+
+
+PARTS = ("quota", "broker", "pool", "overhead", "lookups")
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,14 @@ class SearchLoad:
     # calls a second
     callers: int = 1000
     # at once, where CPU is measured
-    parts: tuple[str, ...] = ("quota", "broker", "overhead", "lookups")
+    parts: tuple[str, ...] = PARTS
     # which of them
 
 
 def run(settings: Any, load: SearchLoad, *, as_json: bool = False) -> None:
     """The command. Raise UserError."""
-    unknown = set(load.parts) - {"quota", "broker", "overhead", "lookups"}
-    if unknown:
-        raise UserError(
-            f"bench search has no part {', '.join(sorted(unknown))}; it has quota, broker, overhead, lookups."
-        )
+    if unknown := sorted(set(load.parts) - set(PARTS)):
+        raise UserError(f"bench search has no part {', '.join(unknown)}; it has {', '.join(PARTS)}.")
     os.environ[KEY_ENV] = "loopback"
     document = asyncio.run(measure(settings, load, Console(stderr=True)))
     if as_json:
@@ -80,7 +80,7 @@ async def measure(settings: Any, load: SearchLoad, console: Console) -> dict[str
     from cluster import runtime
 
     document: dict[str, Any] = {"load": load.__dict__ | {"parts": list(load.parts)}}
-    if {"quota", "broker"} & set(load.parts):
+    if {"quota", "broker", "pool"} & set(load.parts):
         with runtime.connect(settings.cluster):
             if "quota" in load.parts:
                 console.print(f"bench search: quota, twice {load.seconds:g} s", highlight=False)
@@ -88,6 +88,11 @@ async def measure(settings: Any, load: SearchLoad, console: Console) -> dict[str
             if "broker" in load.parts:
                 console.print(f"bench search: a broker that is killed, {load.seconds / 2:g} s", highlight=False)
                 document["broker"] = await _broker(load)
+            if "pool" in load.parts:
+                console.print(
+                    f"bench search: a step of load on the pool, {load.seconds / 2:g} s and after", highlight=False
+                )
+                document["pool"] = asdict(await follow_a_step(load.seconds / 2, load.per_second, load.burst))
     if "overhead" in load.parts:
         console.print(f"bench search: CPU per call, {load.callers} callers", highlight=False)
         document["overhead"] = await _overhead(load)
@@ -99,23 +104,10 @@ async def measure(settings: Any, load: SearchLoad, console: Console) -> dict[str
 # --- quota ------------------------------------------------------------------------------------------------------------
 
 
-def _slow(load: SearchLoad) -> ProviderLoad:
-    """The provider of the issue's figures: median 400 ms, p99 3 s, one error in a hundred."""
-    return ProviderLoad(per_second=load.per_second, burst=load.burst, median_s=0.4, p99_s=3.0, errors=0.01)
-
-
-def _serper(url: str, quota: QuotaSettings | None, **more: Any) -> SearchSettings:
-    path = "actors.search.providers.serper:SerperSearch"
-    provider = ProviderSettings(
-        path=path, name=f"bench-{os.getpid()}", kwargs={"base_url": url, "key_env": KEY_ENV}, quota=quota
-    )
-    return SearchSettings(text=[provider], call_deadline=3600.0, max_concurrency=4096, **more)
-
-
 async def _quota(load: SearchLoad) -> dict[str, Any]:
-    async with _provider(_slow(load)) as url, aiohttp.ClientSession() as session:
+    async with running_provider(slow_provider(load.per_second, load.burst)) as url, aiohttp.ClientSession() as session:
         quota = QuotaSettings(per_second=load.per_second, burst=load.burst)
-        async with _workers(_serper(url, quota)) as toolbox:
+        async with _workers(serper_settings(url, quota)) as toolbox:
             outcomes = await _offer(load, lambda i, until: _outcome(toolbox, i, until))
         return _used(load, outcomes, await _counts(session, url))
 
@@ -123,7 +115,8 @@ async def _quota(load: SearchLoad) -> dict[str, Any]:
 async def _plain(load: SearchLoad) -> dict[str, Any]:
     """What peers ship: a semaphore, and exponential waiting with jitter after a 429 or a 503."""
     slots = asyncio.Semaphore(PLAIN_AT_ONCE)
-    async with _provider(_slow(load)) as url, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    provider, connector = running_provider(slow_provider(load.per_second, load.burst)), aiohttp.TCPConnector(limit=0)
+    async with provider as url, aiohttp.ClientSession(connector=connector) as session:
 
         async def call(i: int, until: float) -> str:
             try:
@@ -181,9 +174,9 @@ async def _broker(load: SearchLoad) -> dict[str, Any]:
     half = replace(load, seconds=load.seconds / 2)
     budget = int(half.seconds * half.per_second * 0.6)
     quota = QuotaSettings(per_second=load.per_second, burst=load.burst, per_day=BudgetSettings(requests=budget))
-    async with _provider(_slow(load)) as url, aiohttp.ClientSession() as session:
+    async with running_provider(slow_provider(load.per_second, load.burst)) as url, aiohttp.ClientSession() as session:
         with _scratch() as folder:
-            settings = _serper(url, quota, quota_folder=folder)
+            settings = serper_settings(url, quota, quota_folder=folder)
             settings = replace(settings, text=[replace(settings.text[0], name=f"bench-kill-{os.getpid()}")])
             async with _workers(settings) as toolbox:
                 name = PREFIX + endpoint_id(settings.text[0].name, os.environ[KEY_ENV])
@@ -212,8 +205,8 @@ async def _broker(load: SearchLoad) -> dict[str, Any]:
 async def _overhead(load: SearchLoad) -> dict[str, Any]:
     """CPU of this process per call: through the gateway, and for the same requests of a bare aiohttp client."""
     each, rounds = 5, 3
-    async with _provider(ProviderLoad(median_s=0.2, p99_s=0.4)) as url:
-        gateway = build_gateway(_serper(url, None), _NoImages())
+    async with running_provider(ProviderLoad(median_s=0.2, p99_s=0.4)) as url:
+        gateway = build_gateway(serper_settings(url, None), NoImages())
         ours, bare = list[float](), list[float]()
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
@@ -257,8 +250,8 @@ def _cpu_seconds() -> float:
 
 
 async def _lookups() -> dict[str, Any]:
-    async with _provider(ProviderLoad(median_s=0.2, p99_s=0.3)) as url, aiohttp.ClientSession() as session:
-        gateway = build_gateway(_serper(url, None), _NoImages())
+    async with running_provider(ProviderLoad(median_s=0.2, p99_s=0.3)) as url, aiohttp.ClientSession() as session:
+        gateway = build_gateway(serper_settings(url, None), NoImages())
         request = ToolRequest(Tool.TEXT_SEARCH, "one question")
 
         async def ask() -> ToolResult:
@@ -278,33 +271,11 @@ async def _lookups() -> dict[str, Any]:
 # --- around it --------------------------------------------------------------------------------------------------------
 
 
-class _NoImages:
-    def put(self, data: bytes) -> ImageRef:
-        raise NotImplementedError("the bench searches for text")
-
-    def get(self, ref: ImageRef) -> bytes:
-        raise NotImplementedError("the bench searches for text")
-
-
-@asynccontextmanager
-async def _provider(load: ProviderLoad) -> AsyncIterator[str]:
-    """The address of a provider in a process of its own."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command(load), stdin=pipe, stdout=pipe)
-    try:
-        assert process.stdout is not None
-        port = int(await asyncio.wait_for(process.stdout.readline(), START_S))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        await process.wait()
-
-
 @asynccontextmanager
 async def _workers(settings: SearchSettings) -> AsyncIterator[Any]:
     from actors.search.actor import RemoteToolbox, start_search_workers
 
-    workers = start_search_workers(replace(settings, retry=RetrySettings(retries=4)), _NoImages())
+    workers = start_search_workers(replace(settings, retry=RetrySettings(retries=4)), NoImages())
     try:
         await asyncio.gather(*(worker.ready.remote() for worker in workers))
         yield RemoteToolbox(workers)
@@ -340,6 +311,8 @@ def show(document: dict[str, Any], console: Console) -> None:
             "broker killed twice: requests of the budget", f"at most {broker['budget']}", str(broker["accepted"]), ""
         )
         table.add_row("  spent and forgotten", "0", str(broker["forgotten"]), "")
+    if pool := document.get("pool"):
+        _pool_rows(table, PoolRun(**pool))
     if overhead := document.get("overhead"):
         table.add_row(
             f"CPU per call, {overhead['callers']} callers", "plain + 2 ms", f"{overhead['gateway_ms']:.2f} ms",
@@ -349,6 +322,15 @@ def show(document: dict[str, Any], console: Console) -> None:
         table.add_row("lookups a second, from memory", "at least 2000", f"{lookups['lookups_per_s']:.0f}", "")
         table.add_row("requests for 100 identical calls at once", "1", str(lookups["requests"]), "")
     console.print(table)
+
+
+def _pool_rows(table: Table, pool: PoolRun) -> None:
+    up = "never" if pool.up_s is None else f"{pool.up_s:.0f} s"
+    down = "never" if pool.down_s is None else f"{pool.down_s:.0f} s"
+    table.add_row(f"workers under load, of {pool.callers} callers", f"{pool.target}", f"{pool.most}", "")
+    table.add_row("  after", "at most 15 s", up, "")
+    table.add_row("  one again, after the load", "at most 60 s", down, "")
+    table.add_row("calls lost, one worker killed", "0", str(pool.failed), "")
 
 
 _QUOTA_ROWS = (

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 import uuid
+from typing import Any
 
 import pytest
 import ray
@@ -37,9 +38,10 @@ async def leases(source: RemoteSource, wanted: int) -> tuple[int, ...]:
 
 async def pid_of(endpoint: str) -> int:
     """The process of the broker, as soon as it has one."""
+    broker: Any = ray.get_actor(PREFIX + endpoint)
     while True:
         try:
-            return await ray.get_actor(PREFIX + endpoint).pid.remote()
+            return await broker.pid.remote()
         except RayError:
             await asyncio.sleep(0.05)
 
