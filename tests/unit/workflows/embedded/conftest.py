@@ -28,9 +28,9 @@ class Web:
     image: EmbeddedImageSearch
     images: BlobImages
 
-    def gateway(self) -> Gateway:
+    def gateway(self, settings: SearchSettings | None = None) -> Gateway:
         return Gateway(
-            SearchSettings(top_k=TOP_K),
+            settings or SearchSettings(top_k=TOP_K),
             self.images,
             Endpoints(
                 text=[Endpoint("text", self.text)],
