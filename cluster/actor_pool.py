@@ -102,6 +102,11 @@ class ActorPool:
                 chosen.in_flight -= 1
         raise NoActorAnswered(problem)
 
+    def close(self) -> None:
+        """Follow the directory no longer: Ray is about to be left, and asking it would start it anew."""
+        if self._following is not None:
+            self._following.cancel()
+
     def _least_loaded(self, seats: Sequence[_Seat]) -> _Seat:
         """The actor to ask: not just failed, then fewest calls in flight, then whose turn it is."""
         now, n = self._clock(), len(self._seats)

@@ -107,6 +107,10 @@ class RemoteToolbox:
             message = f"no search worker answered: {error}"
             return ToolResult(Outcome.INFRA_ERROR, message=message, latency_s=time.monotonic() - started)
 
+    def close(self) -> None:
+        """Stop listening to the pool; in every process that called, before it leaves Ray."""
+        self._pool.close()
+
     async def totals(self, timeout: float = 10.0) -> Totals:
         """The ledgers of all workers, summed; those that do not answer within `timeout` seconds are left out."""
         parts: list[Totals] = []

@@ -367,6 +367,7 @@ class Searchers:
 
     async def close(self) -> None:
         """End all workers, whatever they do, once they have written what is to outlive them, or had the time to."""
+        self.toolbox.close()
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close.remote(), 2 * CLOSE_S)

@@ -200,3 +200,13 @@ async def test_when_nobody_was_ever_named_the_call_ends_at_its_deadline_and_says
 def test_a_pool_is_pickled_with_its_directory():
     copy = pickle.loads(pickle.dumps(ActorPool((), "directory")))
     assert (copy.handles, copy._directory) == ((), "directory")
+
+
+async def test_a_pool_that_was_closed_asks_its_directory_no_more():
+    directory = Directory((7, (Actor("a"),)), (8, (Actor("b"),)))
+    pool = ActorPool((), directory)
+    await pool.call(ask, deadline=1e9)
+    pool.close()
+    directory.members.next.set()
+    await settled()
+    assert directory.members.asked in ([0], [0, 7])
