@@ -188,8 +188,9 @@ async def test_an_answer_without_pages_that_failed_for_a_moment_is_not_kept_for_
 
 async def test_pages_that_are_not_done_in_time_leave_the_search_engine_the_word():
     class Slow(Web):
-        async def read(self, url):
+        async def read(self, url) -> Page:
             await asyncio.Event().wait()
+            raise AssertionError("it never comes")
 
     result = await gateway(Slow()).call(ask(), deadline=time.monotonic() + 3.2)
     assert [item.text for item in result.evidence] == ["snippet 0", "snippet 1"]
