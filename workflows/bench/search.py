@@ -17,10 +17,11 @@ import json
 import os
 import random
 import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -68,7 +69,8 @@ def run(settings: Any, load: SearchLoad, *, as_json: bool = False) -> None:
     if unknown := sorted(set(load.parts) - set(PARTS)):
         raise UserError(f"bench search has no part {', '.join(unknown)}; it has {', '.join(PARTS)}.")
     os.environ[KEY_ENV] = "loopback"
-    document = asyncio.run(measure(settings, load, Console(stderr=True)))
+    with redirect_stdout(sys.stderr):  # Ray tells there what its workers say; standard output is the document's
+        document = asyncio.run(measure(settings, load, Console(stderr=True)))
     if as_json:
         print(json.dumps(document, indent=2))
     else:
