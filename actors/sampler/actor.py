@@ -12,7 +12,6 @@ while scoring masks the episode, it never becomes a reward of 0; a question that
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -34,6 +33,7 @@ from actors.model.renderer import ChatRenderer, load_renderer
 from actors.sampler.engine import Engine
 from actors.sampler.settings import EngineSettings
 from actors.weights.manifest import WeightTicket, tensor_slices, verify
+from cluster.collector import collect_rarely
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +86,7 @@ class RolloutSampler:
                 began = time.monotonic()
                 await self._engine.start()
                 self._started = True
-                gc.collect()
-                gc.freeze()  # what was imported lives as long as the process: no collection need go through it
+                collect_rarely()
                 _log.info("the engine started in %.1f s", time.monotonic() - began)
         return {
             "pid": os.getpid(),

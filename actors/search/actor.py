@@ -22,6 +22,7 @@ from actors.search.load import LoadSample
 from actors.search.settings import SearchSettings
 from actors.search.store.cache_actor import RemoteAnswers
 from cluster.actor_pool import ActorPool, NoActorAnswered
+from cluster.collector import collect_rarely
 
 MAX_CONCURRENCY = 10_000  # calls that a worker accepts at a time; its pool's questions must get through beside them
 
@@ -36,7 +37,9 @@ class SearchWorker:
         self._calls = 0
 
     async def ready(self) -> None:
-        """Returns once the worker has made its providers."""
+        """Returns once the worker has made its providers, and the brokers of their quotas answer."""
+        await self._gateway.open()
+        collect_rarely()
 
     async def call(self, request: ToolRequest, seconds_left: float) -> ToolResult:
         """As `Toolbox.call`, with the time that is left in place of a deadline: clocks differ between machines."""

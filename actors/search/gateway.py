@@ -96,6 +96,10 @@ class Gateway:
         sample = self._asker.load()
         return replace(sample, resting=sample.resting + self._sources.following)
 
+    async def open(self) -> None:
+        """Returns once the brokers of all quotas answer. Raises BrokerUnreachable."""
+        await asyncio.gather(*(endpoint.desk.open() for endpoint in self._endpoints if endpoint.desk is not None))
+
     async def close(self) -> None:
         """Cancel the requests that are under way, tell the quotas what was used, and close connections."""
         await self._sources.close()

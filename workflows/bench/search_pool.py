@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from actors.agent.trajectory import Outcome, Tool, ToolRequest
@@ -21,16 +22,19 @@ from workflows.bench.search_stage import NoImages, running_provider, serper_sett
 CALLERS = 300
 PER_ACTOR = 16
 LOOK_EVERY_S = 0.25
+GROWN_WITHIN_S = 15.0  # of the step: what the p95 said in this time decides how many workers there are to be
 SMALL_AGAIN_WITHIN_S = 75.0  # how long is waited for it
 
 
 @dataclass(frozen=True)
 class PoolRun:
-    """`target`: ceil(min(demand, quota x p95) / per_actor), by the p95 that was measured; times in seconds."""
+    """`target`: ceil(min(demand, quota x p95) / per_actor), by the median of the p95 that the workers told in the first
+    `GROWN_WITHIN_S`; times in seconds."""
 
     callers: int
     calls: int
     failed: int
+    p95_s: float
     target: int
     most: int
     up_s: float | None  # from the step on until `target` workers serve
@@ -54,7 +58,7 @@ async def follow_a_step(seconds: float, per_second: float, burst: int) -> PoolRu
 
 
 async def _followed(searchers: Searchers, seconds: float, per_second: float) -> PoolRun:
-    began, latencies, outcomes = time.monotonic(), list[float](), Counter[Outcome]()
+    began, outcomes = time.monotonic(), Counter[Outcome]()
     seen: list[tuple[float, PoolStanding]] = []
 
     async def caller(n: int) -> None:
@@ -68,7 +72,6 @@ async def _followed(searchers: Searchers, seconds: float, per_second: float) -> 
     async def watcher() -> None:
         while True:
             seen.append((time.monotonic() - began, await searchers.standing()))
-            latencies.extend(load.p95_s for load in seen[-1][1].load.endpoints if load.p95_s)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def killer() -> None:
@@ -82,12 +85,14 @@ async def _followed(searchers: Searchers, seconds: float, per_second: float) -> 
     while time.monotonic() - began < ended + SMALL_AGAIN_WITHIN_S and seen[-1][1].serving > 1:
         await asyncio.sleep(LOOK_EVERY_S)
     watching.cancel()
-    p95 = sorted(latencies)[len(latencies) // 2] if latencies else 0.0
+    told = [load.p95_s for at, standing in seen if at < GROWN_WITHIN_S for load in standing.load.endpoints]
+    p95 = median([p95_s for p95_s in told if p95_s] or [0.0])
     target = max(1, min(8, math.ceil(min(CALLERS, per_second * p95) / PER_ACTOR)))
     return PoolRun(
         callers=CALLERS,
         calls=outcomes.total(),
         failed=outcomes.total() - outcomes[Outcome.OK],
+        p95_s=p95,
         target=target,
         most=max(standing.serving for _, standing in seen),
         up_s=next((at for at, standing in seen if standing.serving >= target), None),

@@ -21,6 +21,7 @@ from actors.search.quota.core import Refusal, Settlement
 from actors.search.quota.desk import BrokerUnreachable, LeaseSource, LocalSource
 from actors.search.quota.journal import Journal
 from actors.search.quota.settings import QuotaSettings
+from cluster.collector import collect_rarely
 from cluster.runtime import NAMESPACE
 from cluster.storage import Folder
 
@@ -37,6 +38,7 @@ class QuotaBrokerActor:
         self._made_of = (settings, usd_per_call)
         journal = Journal(Folder(folder), endpoint) if folder else None
         self._broker = QuotaBroker(endpoint, settings, usd_per_call, journal)
+        collect_rarely()
 
     async def configure(self, settings: QuotaSettings, usd_per_call: float) -> None:
         """Take over these limits where they differ from those in force."""
@@ -83,7 +85,10 @@ class RemoteSource:
             max_restarts=-1,
             max_concurrency=1000,
         ).remote(endpoint, settings, usd_per_call, folder)
-        self._broker.configure.remote(settings, usd_per_call)
+        self._configured = self._broker.configure.remote(settings, usd_per_call)
+
+    async def open(self) -> None:
+        await self._answer(self._configured, 0.0)
 
     async def request(self, wanted: int, seconds_left: float) -> tuple[int, ...] | Refusal:
         return await self._answer(self._broker.request.remote(wanted, seconds_left), seconds_left)

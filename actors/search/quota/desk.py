@@ -36,6 +36,10 @@ class BrokerUnreachable(RuntimeError):
 class LeaseSource(Protocol):
     """A broker, here or far away."""
 
+    async def open(self) -> None:
+        """Returns once it answers. Raises BrokerUnreachable."""
+        ...
+
     async def request(self, wanted: int, seconds_left: float) -> tuple[int, ...] | Refusal:
         """As `QuotaBroker.request`. Raises BrokerUnreachable."""
         ...
@@ -54,6 +58,9 @@ class LocalSource:
 
     def __init__(self, broker: QuotaBroker) -> None:
         self._broker = broker
+
+    async def open(self) -> None:
+        """Nothing: it is here."""
 
     async def request(self, wanted: int, seconds_left: float) -> tuple[int, ...] | Refusal:
         return await self._broker.request(wanted, seconds_left)
@@ -79,6 +86,10 @@ class LeaseDesk:
     def waiting(self) -> int:
         """Calls that wait for a lease: the provider's limit, not load."""
         return sum(not future.done() for future in self._waiting)
+
+    async def open(self) -> None:
+        """As `LeaseSource.open`: nobody needs it, but the first calls are quicker, and what cannot work shows early."""
+        await self._source.open()
 
     async def lease(self) -> int:
         """A lease, as soon as there is one; the caller bounds the wait. Raises ProviderError for a refusal."""
