@@ -87,4 +87,5 @@ def show(result: ToolResult, totals: Totals, console: Console) -> None:
         f" {totals.requests} requests{tokens}, {totals.cost_usd:.4f} USD",
         style="dim",
         highlight=False,
+        soft_wrap=True,
     )

@@ -28,6 +28,7 @@ from actors.search.seams import ErrorKind, ProviderError
 from actors.search.settings import SearchSettings
 from actors.search.sources import Endpoints, Sources
 from actors.search.store.records import Found
+from actors.search.store.settings import Mode
 from actors.search.store.shared_cache import AnswerDoor
 
 
@@ -97,8 +98,16 @@ class Gateway:
         return replace(sample, resting=sample.resting + self._sources.following)
 
     async def open(self) -> None:
-        """Returns once the brokers of all quotas answer. Raises BrokerUnreachable."""
-        await asyncio.gather(*(endpoint.desk.open() for endpoint in self._endpoints if endpoint.desk is not None))
+        """Returns once the brokers of all quotas answer, and indexes and models are loaded; where all is replayed,
+        none is needed.
+
+        Raises BrokerUnreachable, and UserError for an index or a model that cannot be loaded.
+        """
+        if self._settings.cassette.mode is Mode.REPLAY:
+            return
+        desks = [endpoint.desk.open() for endpoint in self._endpoints if endpoint.desk is not None]
+        prepare = [getattr(endpoint.provider, "prepare", None) for endpoint in self._endpoints]
+        await asyncio.gather(*desks, *(one() for one in prepare if one is not None))
 
     async def close(self) -> None:
         """Cancel the requests that are under way, tell the quotas what was used, and close connections."""

@@ -222,6 +222,11 @@ class GroundingDinoActor:
             gather_s=settings.gather_ms / 1e3,
         )
 
+    async def ready(self) -> None:
+        """Returns once the model is loaded. Raises UserError for one that cannot be."""
+        if self._dino is None:
+            raise UserError(f"{self._problem}.")
+
     async def ground(self, image: bytes, expression: str) -> list[ScoredBox]:
         """As `Grounder.ground`. An unreadable picture is the BAD_REQUEST of its own caller alone."""
         if self._dino is None:
@@ -272,6 +277,15 @@ class DinoGrounder:
         """Ray's name of the actor: the same for the same settings."""
         known = json.dumps([asdict(self._settings), self._resources], sort_keys=True)
         return f"grounding-dino-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
+
+    async def prepare(self) -> None:
+        """Load the model, before anybody asks. Raises UserError for one that cannot be."""
+        import ray
+
+        if ray.is_initialized():
+            await (await self._shared_actor()).ready.remote()
+        else:
+            await (await self._in_this_process()).ready()
 
     async def ground(self, image: bytes, expression: str) -> list[ScoredBox]:
         """As `Grounder.ground`. Raises ProviderError: TRANSIENT for an actor that has died; the next call makes one."""

@@ -33,7 +33,11 @@ class LocalEngine(Generic[T]):
                 self._opened = self._open()
             return self._opened
 
-    def close(self) -> None:
+    async def prepare(self) -> None:
+        """Open it, before anybody asks. Raises UserError."""
+        await asyncio.to_thread(self.open)
+
+    async def close(self) -> None:
         """Lets go of the threads and of what was opened; a later question opens it again."""
         pool, self._pool, self._opened = self._pool, None, None
         if pool is not None:

@@ -90,6 +90,19 @@ def test_a_provider_that_does_not_exist_is_said_before_an_actor_starts(tmp_path)
         start_search_workers(settings(ProviderSettings(path=f"{WORLD}:Nobody"), 1), FolderImages(str(tmp_path)))
 
 
+@pytest.mark.parametrize("pool", [PoolSettings(), PoolSettings(max=3)], ids=["fixed", "pool"])
+async def test_an_index_that_cannot_be_opened_is_said_before_the_first_call(tmp_path, pool):
+    index = ProviderSettings(
+        path="actors.search.local.text:LocalTextSearch", kwargs={"folder": str(tmp_path / "nowhere")}
+    )
+    searchers = Searchers(replace(settings(index, 1), pool=pool), FolderImages(str(tmp_path)))
+    try:
+        with pytest.raises(UserError, match="nowhere"):
+            await asyncio.wait_for(searchers.ready(), 60)
+    finally:
+        await searchers.close()
+
+
 async def test_what_workers_recorded_is_written_before_they_end(tmp_path):
     tape = tmp_path / "tape"
     recording = replace(

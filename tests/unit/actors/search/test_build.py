@@ -1,9 +1,14 @@
 import subprocess
 import sys
+import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from actors.agent.trajectory import Tool, ToolRequest
 from actors.search.build import build_gateway, endpoint
+from actors.search.local.text import build_text_index
 from actors.search.settings import ProviderSettings, SearchSettings
 from cluster.errors import UserError
 from tests.unit.actors.search.search_world import FolderImages
@@ -38,3 +43,17 @@ def test_the_settings_import_nothing_heavy():
     code = "import sys, actors.search.settings, actors.reward.settings; print({'torch','ray','vllm'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+async def test_a_gateway_over_a_local_index_opens_answers_and_closes(tmp_path):
+    corpus = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"title": ["Velmora"], "text": ["Velmora was founded by Ilse Dorn."]}), corpus)
+    build_text_index([str(corpus)], str(tmp_path / "index"))
+    local = ProviderSettings(
+        path="actors.search.local.text:LocalTextSearch", kwargs={"folder": str(tmp_path / "index")}
+    )
+    gateway = build_gateway(SearchSettings(text=[local]), FolderImages(str(tmp_path)))
+    await gateway.open()
+    result = await gateway.call(ToolRequest(Tool.TEXT_SEARCH, "who founded Velmora"), deadline=time.monotonic() + 30)
+    await gateway.close()
+    assert result.evidence[0].text == "Velmora was founded by Ilse Dorn."

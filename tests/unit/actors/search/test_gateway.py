@@ -11,6 +11,8 @@ from actors.search.gateway import Gateway
 from actors.search.seams import ErrorKind, ImageHit, ProviderError, ScoredBox, TextHit
 from actors.search.settings import RegionSettings, RetrySettings, SearchSettings
 from actors.search.sources import Endpoints
+from actors.search.store.settings import CassetteSettings, Mode
+from cluster.errors import UserError
 from tests.unit.actors.search.search_world import SIZE, Colours, FolderImages, Sentences, Squares, scene
 
 SETTINGS = SearchSettings(top_k=3, retry=RetrySettings(retries=2), region=RegionSettings(min_side=8))
@@ -423,3 +425,41 @@ async def test_a_thumbnail_that_is_no_picture_is_left_out_and_the_hit_stays(imag
         look(images.put(scene("red"))), deadline=FAR
     )
     assert [e.thumbnail is not None for e in result.evidence] == [False, True]
+
+
+# --- before anybody asks ------------------------------------------------------------------------------------
+
+
+class Index(Answers):
+    """A provider with something to load, which may be missing."""
+
+    def __init__(self, missing: str = "") -> None:
+        super().__init__([])
+        self.missing, self.loaded = missing, 0
+
+    async def prepare(self) -> None:
+        self.loaded += 1
+        if self.missing:
+            raise UserError(self.missing)
+
+
+async def test_what_has_to_be_loaded_is_loaded_before_anybody_asks(images, time):
+    index, other = Index(), Answers([])
+    await text_gateway(images, time, index, other).open()
+    assert (index.loaded, index.asked) == (1, [])
+
+
+async def test_an_index_that_is_missing_is_said_before_anybody_asks(images, time):
+    with pytest.raises(UserError, match="no index there"):
+        await text_gateway(images, time, Index("there is no index there.")).open()
+
+
+async def test_where_all_is_replayed_nothing_is_loaded(images, time, tmp_path):
+    record = CassetteSettings(mode=Mode.RECORD, folder=str(tmp_path / "tape"))
+    recorder = text_gateway(
+        images, time, Answers([TextHit("u", "t", "x")]), settings=replace(SETTINGS, cassette=record)
+    )
+    await recorder.call(text(), deadline=FAR)
+    await recorder.close()
+    replay = replace(SETTINGS, cassette=replace(record, mode=Mode.REPLAY))
+    await text_gateway(images, time, Index("there is no index there."), settings=replay).open()

@@ -67,7 +67,7 @@ def asked(index, picture, k=5, **kwargs):
         data = picture if isinstance(picture, bytes) else encoded(picture)
         return asyncio.run(engine.search(ImageQuery(data, k)))
     finally:
-        engine.close()
+        asyncio.run(engine.close())
 
 
 # --- asking ---------------------------------------------------------------------------------------------------

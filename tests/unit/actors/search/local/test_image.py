@@ -46,7 +46,7 @@ def asked(index, picture, k=3, **kwargs):
         data = picture if isinstance(picture, bytes) else encoded(picture)
         return asyncio.run(engine.search(ImageQuery(data, k)))
     finally:
-        engine.close()
+        asyncio.run(engine.close())
 
 
 # --- asking ---------------------------------------------------------------------------------------------------

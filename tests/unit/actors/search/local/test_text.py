@@ -46,7 +46,7 @@ def asked(index, query, k=3, **kwargs):
     try:
         return asyncio.run(engine.search(TextQuery(query, k)))
     finally:
-        engine.close()
+        asyncio.run(engine.close())
 
 
 # --- asking ---------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_the_event_loop_is_free_while_a_question_is_worked_on(index, monkeypatch
         assert not asking.done()
         let_go.set()
         hits = await asking
-        engine.close()
+        await engine.close()
         return hits
 
     assert asyncio.run(ask())[0].title == "Page 0"
@@ -136,7 +136,7 @@ def test_many_questions_at_once_open_the_index_once(index, monkeypatch):
     async def ask():
         engine = LocalTextSearch(index, threads=4)
         found = await asyncio.gather(*(engine.search(TextQuery("Dorn", 2)) for _ in range(20)))
-        engine.close()
+        await engine.close()
         return found
 
     assert len({tuple(hits) for hits in asyncio.run(ask())}) == 1
