@@ -78,7 +78,8 @@ class Asker:
     ) -> tuple[T, str]:
         """The answer of the first provider that gives one, and its name.
 
-        Raises ProviderError when none does, one that a later call may not meet before one that it will.
+        Raises ProviderError when none does: with the words of all, and the kind that a later call may not meet before
+        one that it will.
         """
         until = self._clock() + self._settings.call_deadline
         errors: list[ProviderError] = []
@@ -87,7 +88,9 @@ class Asker:
                 return await self._attempts(endpoint, ask, tally, until), endpoint.name
             except ProviderError as error:
                 errors.append(error)
-        raise next((error for error in errors if error.kind.retryable), errors[-1])
+        decisive = next((error for error in errors if error.kind.retryable), errors[-1])
+        told = "; ".join(dict.fromkeys(error.message for error in errors))
+        raise ProviderError(decisive.kind, told, decisive.retry_after) from decisive
 
     async def _attempts(self, endpoint: Endpoint[P], ask: Callable[[P], Awaitable[T]], tally: Tally, until: float) -> T:
         attempt = 0

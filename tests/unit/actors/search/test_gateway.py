@@ -246,6 +246,13 @@ async def test_a_spent_budget_is_not_reported_while_another_provider_may_come_ba
     assert result.outcome is Outcome.INFRA_ERROR
 
 
+async def test_when_no_provider_answers_the_words_of_all_are_told(images, time):
+    broke, cut = ProviderError(ErrorKind.NO_CREDIT, "p0: pay first"), ProviderError(ErrorKind.SCHEMA, "p1: no JSON")
+    result = await text_gateway(images, time, Answers(broke), Answers(cut)).call(text(), deadline=FAR)
+    assert result.outcome is Outcome.INFRA_ERROR
+    assert "p0: pay first; p1: no JSON" in result.message
+
+
 class Silent:
     async def search(self, query):
         await asyncio.Event().wait()
