@@ -139,10 +139,8 @@ def connect(settings: RuntimeSettings) -> Cluster:
     """Start or join Ray. In a process that is connected already, that connection is used and left alone."""
     environ = environment(settings)
     os.environ.update(environ)
-    joins = settings.address not in ("auto", "local") or (
-        settings.address == "auto" and bool(os.environ.get("RAY_ADDRESS"))
-    )
-    if joins and _has_token():
+    joining = joins(settings)
+    if joining and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray at its import
 
     import ray
@@ -155,11 +153,18 @@ def connect(settings: RuntimeSettings) -> Cluster:
         "log_to_driver": settings.worker_output,
         "logging_level": "WARNING",
     }
-    if joins:
+    if joining:
         _join(settings.address, common)
     else:
         _start(settings, common)
     return Cluster(started=True, settings=settings)
+
+
+def joins(settings: RuntimeSettings) -> bool:
+    """Whether `connect` joins a cluster that is there, as opposed to starting one of its own."""
+    return settings.address not in ("auto", "local") or (
+        settings.address == "auto" and bool(os.environ.get("RAY_ADDRESS"))
+    )
 
 
 def _has_token() -> bool:

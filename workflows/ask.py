@@ -28,7 +28,11 @@ from cluster.blobs import BlobStore
 from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.evaluate.arms import MADE_BY, WEIGHTS
+from workflows.progress import interrupts_noted
 from workflows.steps import StepPrinter, document
+
+
+STOP_S = 5.0  # after Ctrl-C, for engine and tools to end in good order
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,13 @@ def run(
         model = model_folder(settings.run.folder, checkpoint)
         console.print(f"[dim]model: {model}[/]", highlight=False)
         observer = StepPrinter(console)
-        trajectory = asyncio.run(_answer(settings, model, store, asked.question, observer, console))
+        with interrupts_noted(at_latest=STOP_S) as pressed:
+            try:
+                trajectory = asyncio.run(_answer(settings, model, store, asked.question, observer, console, pressed))
+            except Exception as error:
+                if pressed:  # the engine's processes get Ctrl-C too, and complain of it
+                    raise KeyboardInterrupt from error
+                raise
     if as_json:
         print(json.dumps(document(asked.question, trajectory, observer.steps, str(model)), indent=2))
     else:
@@ -129,7 +139,11 @@ def _example(settings: Any, store: ImageStore, number: int, console: Console) ->
 
     run = RunFolder(settings.run.folder)
     kept = run.images()
-    questions = list(load_questions(run.questions("test"), kept).by_id.values())
+    found = load_questions(run.questions("test"), kept)
+    questions = list(found.by_id.values())
+    if found.dropped:
+        console.print(f"[yellow]{found.dropped} test questions cannot be read, so numbers differ[/]:", end=" ")
+        console.print(found.reasons[0], highlight=False, markup=False)
     if not 0 <= number < len(questions):
         raise UserError(f"--example must lie in 0..{len(questions) - 1}, is {number}.")
     question = questions[number]
@@ -147,8 +161,8 @@ def _example(settings: Any, store: ImageStore, number: int, console: Console) ->
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what starting vLLM prints (warnings of its and torch's parts) from a person, unless it fails.
+def _quiet(pressed: Sequence[int]) -> Iterator[None]:
+    """Keep what starting vLLM prints (warnings of its and torch's parts) from a person, unless it fails by itself.
 
     File descriptors, because most of it comes from processes that it starts; they stay quiet.
     """
@@ -159,8 +173,9 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         except BaseException:
-            log.seek(0)
-            os.write(loud, log.read()[-20_000:])
+            if not pressed:
+                log.seek(0)
+                os.write(loud, log.read()[-20_000:])
             raise
         finally:
             sys.stderr.flush()
@@ -169,9 +184,15 @@ def _quiet() -> Iterator[None]:
 
 
 async def _answer(
-    settings: Any, model: Path, store: ImageStore, question: Question, observer: Observer, console: Console
+    settings: Any,
+    model: Path,
+    store: ImageStore,
+    question: Question,
+    observer: Observer,
+    console: Console,
+    pressed: Sequence[int],
 ) -> Trajectory:
-    """Start engine and tools, play the episode, stop them."""
+    """Start engine and tools, play the episode, stop them. `pressed`: not empty once Ctrl-C was."""
     from actors.model.renderer import load_renderer
     from actors.sampler.engine import Engine
     from actors.search.build import build_gateway
@@ -183,7 +204,8 @@ async def _answer(
     waiting = console.status("starting the engine (10 to 20 s)") if shows else nullcontext()
     began = time.monotonic()
     engine = Engine(model, settings.engine, renderer, store)
-    with waiting, _quiet():
+    with waiting, _quiet(pressed):
+        await gateway.open()
         await engine.start()
     console.print(f"[dim]the engine started in {time.monotonic() - began:.0f} s[/]", highlight=False)
     try:
@@ -198,6 +220,7 @@ async def _answer(
             limits=settings.agent.limits,
             clock=time.monotonic,
             observer=observer,
+            max_images=settings.engine.images_per_prompt,
         )
     finally:
         await engine.close()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from actors.search.store.parts import Recording, earliest, part_names, read_part, write_parts
+from actors.search.store.records import Call
 from cluster.errors import UserError
 from cluster.storage import Folder
 
@@ -46,8 +47,9 @@ class Info:
         lines = [
             f"{self.folder}: {_many(self.calls, 'call')} in {_many(self.parts, 'part')}, {_bytes(self.bytes)}",
             f"  recorded   {_day(self.first_at)} to {_day(self.last_at)}, for {self.cost_usd:.4f} USD",
-            f"  repeated   {repeated}, {self.conflicts} of the calls with another answer (the earliest holds)",
         ]
+        if repeated:
+            lines.append(f"  repeated   {repeated}, {self.conflicts} with another answer (the earliest holds)")
         for title, counts in (("tools", self.by_tool), ("providers", self.by_provider), ("kinds", self.by_kind)):
             lines.append(f"  {title:<10} " + ", ".join(f"{name or '-'} {n}" for name, n in counts.items()))
         return "\n".join(lines)
@@ -105,7 +107,7 @@ def info(folder: str) -> Info:
         calls=len(calls),
         conflicts=len(_conflicts(rows)),
         by_tool=_counted(row.tool for row in calls.values()),
-        by_provider=_counted(row.answer.provider for row in calls.values()),
+        by_provider=_counted(_answered_by(row) for row in calls.values()),
         by_kind=_counted(row.answer.kind.value for row in calls.values()),
         first_at=min((row.answer.at for row in rows), default=0.0),
         last_at=max((row.answer.at for row in rows), default=0.0),
@@ -194,6 +196,11 @@ def _replace_parts(folder: Folder, old: Sequence[str], rows: list[Recording], ro
     new = write_parts(folder, rows, rows_per_part)
     for name in sorted(set(old) - set(new)):
         folder.delete(name)
+
+
+def _answered_by(row: Recording) -> str:
+    """The provider's name; where the answer does not carry it, as boxes do not, the one that was to be asked."""
+    return row.answer.provider or next(iter(Call.parse(row.call).providers), "")
 
 
 def _conflicts(rows: Sequence[Recording]) -> list[str]:

@@ -86,7 +86,7 @@ def evaluate(overrides: Overrides = None, config: Config = None) -> None:
     stage("workflows.evaluate.run:run", config, overrides)
 
 
-@app.command(epilog='Example: `mmsearch ask --image picture.png "Who founded the one with the red star emblem?"`')
+@app.command(epilog='Example: `mmsearch ask --image picture.png "name the founder of the red circle."`')
 def ask(
     question: Annotated[str | None, typer.Argument(help="What to ask.", show_default=False)] = None,
     overrides: Overrides = None,

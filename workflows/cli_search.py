@@ -13,7 +13,7 @@ from workflows.commands import Config, Overrides, stage
 search = typer.Typer(
     no_args_is_help=True,
     help="Try the search tools of a configuration, with what they cost and how long they take.",
-    epilog='Examples: `mmsearch search text "who founded rosvikdex?"`, `mmsearch search image scene.png --crop "the red'
+    epilog='Examples: `mmsearch search text "who founded gurvervox?"`, `mmsearch search image scene.png --crop "the red'
     ' star"`, `mmsearch search text --config web "glass museums"`',
 )
 cassette = typer.Typer(
@@ -32,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Examples: `mmsearch quota`, `mmsearch quota --config web --json`")(quota)
 
 
-@search.command(name="text", epilog='Example: `mmsearch search text "who founded rosvikdex?" search.top_k=3`')
+@search.command(name="text", epilog='Example: `mmsearch search text "who founded gurvervox?" search.top_k=3`')
 def search_text(
     query: Annotated[str, typer.Argument(help="What to search for.", show_default=False)],
     overrides: Overrides = None,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.rule import Rule
 
 from cluster.errors import UserError
+from workflows.progress import interrupts_noted
 from workflows.stage import Due, Stage, StageBook, fingerprints, remaining
 
 
@@ -120,28 +119,6 @@ class Play:
 
             self._stack.enter_context(runtime.connect(settings.cluster))
             self._connected = True
-
-
-@contextmanager
-def interrupts_noted() -> Iterator[list[int]]:
-    """Within, Ctrl-C interrupts as ever, and is noted in the list that this yields.
-
-    A KeyboardInterrupt that meets a library in an import, a callback or a destructor may be swallowed there.
-    """
-    pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed  # only the main thread may handle signals
-        return
-
-    def press(number: int, _: object) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def call(stage: Stage, settings: Any) -> None:

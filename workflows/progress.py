@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -113,3 +115,36 @@ def stopped_by_signals() -> Iterator[StopRequested]:
             signal.signal(number, handler)
     if asked:
         raise KeyboardInterrupt(f"stopped by {asked.signal}")
+
+
+@contextmanager
+def interrupts_noted(at_latest: float | None = None) -> Iterator[list[int]]:
+    """Within, Ctrl-C interrupts as ever, and is noted in the list that this yields.
+
+    A KeyboardInterrupt that meets a library in an import, a callback or a destructor may be swallowed there. Where
+    nothing can be lost, `at_latest` is how many seconds later the process then ends all the same.
+    """
+    pressed: list[int] = []
+    last = threading.Timer(at_latest or 0.0, _end)
+    last.daemon = True
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed  # only the main thread may handle signals
+        return
+
+    def press(number: int, _: object) -> None:
+        pressed.append(number)
+        if at_latest is not None and len(pressed) == 1:
+            last.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+        last.cancel()
+
+
+def _end() -> None:
+    print("mmsearch: stopped.", file=sys.stderr, flush=True)
+    os._exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,28 +13,41 @@ from rich.table import Table
 from actors.search.build import endpoint_name
 from actors.search.quota.core import QuotaCore
 from actors.search.quota.journal import Journal
-from actors.search.settings import ProviderSettings, SearchSettings
+from actors.search.settings import ProviderSettings
 from cluster.storage import Folder
+from workflows.evaluate.judge_endpoint import judge_provider
 
 
 def run(settings: Any, *, as_json: bool = False) -> None:
     """The command. Raises UserError."""
-    rows = standings(settings.search, time.time())
+    rows = standings(endpoints(settings), settings.search.quota_folder, time.time())
     if as_json:
         print(json.dumps(rows, indent=2))
     elif not rows:
-        Console().print("no endpoint of this configuration has a quota (search.text[0].quota=...)", highlight=False)
+        Console().print(
+            "no endpoint of this configuration has a quota (search.text[0].quota=..., evaluate.judge.quota=...)",
+            highlight=False,
+        )
     else:
         show(rows, Console())
 
 
-def standings(search: SearchSettings, now: float) -> list[dict[str, Any]]:
-    """One row for each endpoint with a quota and each window: spent (claims of running brokers included) and left."""
-    rows: list[dict[str, Any]] = []
-    for provider in search.endpoints():
+def endpoints(settings: Any) -> list[ProviderSettings]:
+    """Everything outside that `settings`, a `workflows.settings.Settings`, names: the search's, then the judge."""
+    judge = settings.evaluate.judge
+    return [*settings.search.endpoints(), *([judge_provider(judge)] if judge.model else [])]
+
+
+def standings(providers: Sequence[ProviderSettings], folder: str, now: float) -> list[dict[str, Any]]:
+    """One row for each endpoint with a quota and each window: spent (claims of running brokers included) and left.
+
+    `folder`: address of the journals, "" for none. Endpoints that share a quota are one.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for provider in providers:
         if provider.quota is not None:
-            rows += _of_one(provider, search.quota_folder, now)
-    return rows
+            rows[endpoint_name(provider)] = _of_one(provider, folder, now)
+    return [row for of_one in rows.values() for row in of_one]
 
 
 def _of_one(provider: ProviderSettings, folder: str, now: float) -> list[dict[str, Any]]:

@@ -50,10 +50,12 @@ class StepPrinter:
             "provider": result.provider,
             "seconds": round(result.latency_s, 3),
             "crop_box": list(result.crop_box) if result.crop_box else None,
+            "crop": result.crop.sha256 if result.crop else None,
             "evidence": [evidence_document(item) for item in result.evidence],
         }
         if result.crop_box:
-            self._say("     ", "cut out: pixels {}, {} to {}, {}".format(*result.crop_box), "dim")
+            returned = ", given back as a picture" if result.crop else ""
+            self._say("     ", "cut out: pixels {}, {} to {}, {}".format(*result.crop_box) + returned, "dim")
         if result.message:
             self._say("     ", result.message, "yellow")
         for item in result.evidence:
@@ -144,6 +146,7 @@ def evidence_document(item: Evidence) -> dict[str, Any]:
         "url": item.url,
         "provider": item.provider,
         "turn": item.turn,
+        "image_number": item.image_number or None,
         "crop_box": list(item.crop_box) if item.crop_box else None,
     }
 

@@ -48,6 +48,7 @@ def run(
 async def _call(settings: Any, store: Any, request: ToolRequest) -> tuple[ToolResult, Totals]:
     gateway = build_gateway(settings.search, store)
     try:
+        await gateway.open()
         result = await gateway.call(request, deadline=time.monotonic() + settings.search.call_deadline)
     finally:
         await gateway.close()

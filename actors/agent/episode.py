@@ -9,6 +9,7 @@ infra), decided at the one boundary below; every wait has a deadline.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,9 +70,13 @@ async def run_episode(
     limits: Limits,
     clock: Clock,
     observer: Observer = _silent,
+    max_images: int | None = None,
 ) -> Trajectory:
-    """Play one episode to its end. Raises only when cancelled or when there is a bug in this code."""
-    episode = _Episode(question, sample_index, preset, renderer, limits, clock, observer)
+    """Play one episode to its end. Raises only when cancelled or when there is a bug in this code.
+
+    `max_images`: what the engine takes in one sequence, the question's included; what tools bring beyond is not shown.
+    """
+    episode = _Episode(question, sample_index, preset, renderer, limits, clock, observer, max_images)
     backstop = asyncio.timeout(limits.episode_timeout_s + limits.grace_s)
     try:
         async with backstop:
@@ -99,9 +104,11 @@ class _Episode:
         limits: Limits,
         clock: Clock,
         observer: Observer,
+        max_images: int | None,
     ) -> None:
         self.question, self.sample_index, self.preset = question, sample_index, preset
         self.renderer, self.limits, self.clock, self.tell = renderer, limits, clock, observer
+        self.max_images = max_images
         self.started = clock()
         self.segments: list[Segment] = []
         self.calls: list[ToolCall] = []
@@ -184,12 +191,11 @@ class _Episode:
         if result.outcome is Outcome.POLICY_ERROR:
             self.problem = self.problem or result.message
             return self.observe(self.preset.complaint(result.message))
-        thumbnails: list[ImageRef] = []
-        if self.preset.thumbnails:
-            thumbnails = [item.thumbnail for item in numbered if item.thumbnail is not None]
-        text = self.preset.information(request, result, self.question.text, len(self.bank))
-        self.bank.extend(thumbnails)
-        return self.observe(text, thumbnails)
+        room = None if self.max_images is None else self.max_images - len(self.bank)
+        shown = self.preset.shown(request, result, room)
+        text = self.preset.information(request, shown, self.question.text, len(self.bank))
+        self.bank.extend(shown.images)
+        return self.observe(text, shown.images)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
@@ -207,6 +213,7 @@ class _Episode:
                 image_number=action.image_number,
                 box=action.box,
                 question=self.question.text,
+                return_crop=self.preset.return_crops,
             )
             bound = self.preset.max_image_searches
             if not here:
@@ -216,8 +223,8 @@ class _Episode:
             return request, f"no {request.tool.replace('_', ' ')} left"
         return request, ""
 
-    def observe(self, text: str, images: list[ImageRef] | None = None) -> bool:
-        segment = self.renderer.observe(text, images or [])
+    def observe(self, text: str, images: Sequence[ImageRef] = ()) -> bool:
+        segment = self.renderer.observe(text, images)
         total = sum(s.expanded_length for s in self.segments) + segment.expanded_length
         if total >= self.limits.max_total_tokens:
             self.end(Ending.OUT_OF_TOKENS, Failure.POLICY, "what a tool returned does not fit into the episode")

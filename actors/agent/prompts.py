@@ -2,7 +2,8 @@
 
 The two papers' presets follow their tags, limits and after-search instructions (in our own words); `extended` is the
 default of new runs; `compact` is extended with prompts of a few tokens, for models that read only a few hundred;
-`compact_whole` is compact without searches for parts of a picture, for an ablation.
+`compact_whole` is compact without searches for parts of a picture, for an ablation. `extended+crops` and
+`compact+crops` are what `agent.return_crops` makes of them; the papers' presets return no crops.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from actors.agent.protocol import Grammar
-from actors.agent.trajectory import Evidence, Outcome, Tool, ToolRequest, ToolResult
+from actors.agent.trajectory import Evidence, ImageRef, Outcome, Tool, ToolRequest, ToolResult
 from actors.agent.untrusted import neutralise, one_line
 
 GIVE_UP = "unable to answer due to lack of relevant information"
@@ -33,6 +34,7 @@ class Preset:
     number_evidence: bool = True
     thumbnails: bool = False  # show the pictures of image hits
     image_captions: bool = False  # "Image 1:" before each picture
+    return_crops: bool = False  # show what was cut out of a picture, as a picture with a number of its own
     system: str = ""
 
     def open(self, question: str, n_images: int) -> str:
@@ -44,20 +46,39 @@ class Preset:
             return "<image>" * n
         return "".join(f"Image {first + i}: <image>\n" for i in range(n))
 
-    def information(self, request: ToolRequest, result: ToolResult, question: str, bank_size: int = 0) -> str:
-        """What a tool returned, as the model reads it; `<image>` marks stand for thumbnails, in order of evidence.
+    def shown(self, request: ToolRequest, result: ToolResult, room: int | None = None) -> ToolResult:
+        """`result` with only those of its pictures that the model sees: `room` at most, first ones first."""
+        left = len(result.images) if room is None else room
+        cut = self.return_crops and request.image is not None and result.crop_box is not None
+        crop = result.crop if cut and left > 0 else None
+        left -= crop is not None
+        evidence: list[Evidence] = []
+        for item in result.evidence:
+            seen = self.thumbnails and item.thumbnail is not None and left > 0
+            left -= seen
+            evidence.append(item if seen else replace(item, thumbnail=None))
+        return replace(result, crop=crop, evidence=tuple(evidence))
 
-        `bank_size` images are already in the episode; thumbnails are numbered on from there.
+    def information(self, request: ToolRequest, result: ToolResult, question: str, bank_size: int = 0) -> str:
+        """What a tool returned, as the model reads it; `<image>` marks stand for what is `shown` of it, in order.
+
+        `bank_size` images are already in the episode; those of the result are numbered on from there.
         """
+        result = self.shown(request, result)
         lines: list[str] = []
-        shown = bank_size
+        number = bank_size + 1
+        if result.crop is not None:
+            lines.append(f"{self.pictures(number, 1).rstrip()} {_whence(request, result)}")
+            number += 1
         for item in result.evidence:
             line = self._line(item)
-            if self.thumbnails and item.thumbnail is not None:
-                line += " " + self.pictures(shown + 1, 1).rstrip()
-                shown += 1
+            if item.thumbnail is not None:
+                line += " " + self.pictures(number, 1).rstrip()
+                number += 1
             lines.append(line)
-        body = "\n".join(lines) if lines else neutralise(result.message or "nothing was found")
+        if not result.evidence:
+            lines.append(neutralise(result.message or "nothing was found"))
+        body = "\n".join(lines)
         after = self.after_image if request.tool is Tool.IMAGE_SEARCH else self.after_text
         tail = f"\n{after.format(question=neutralise(question))}" if after and result.outcome is Outcome.OK else ""
         return f"<information>{body}</information>{tail}"
@@ -129,6 +150,9 @@ _DEEPMMSEARCH_R1 = Preset(
     ),
 )
 
+_RESULTS = "Results come back numbered inside <information>...</information>."
+_CROPS_RETURNED = "What was cut out comes before them, as a further picture."
+
 _EXTENDED = Preset(
     name="extended",
     grammar=Grammar(),
@@ -147,7 +171,7 @@ _EXTENDED = Preset(
         "<img_search><img></img_search> looks up the whole picture. With several pictures, say which: "
         '<img_search image="2">...</img_search>. A box in thousandths also works: '
         '<img_search box="x0,y0,x1,y1"></img_search>.\n'
-        "Results come back numbered inside <information>...</information>. If nothing helps, the answer is: Unable to "
+        f"{_RESULTS} If nothing helps, the answer is: Unable to "
         "answer due to lack of relevant information.\n{images}Question: {question}"
     ),
 )
@@ -166,7 +190,36 @@ _COMPACT = replace(
 
 _COMPACT_WHOLE = replace(_COMPACT, name="compact_whole", grammar=replace(_COMPACT.grammar, crops=False, boxes=False))
 
-PRESETS = {preset.name: preset for preset in (_MMSEARCH_R1, _DEEPMMSEARCH_R1, _EXTENDED, _COMPACT, _COMPACT_WHOLE)}
+
+def _returning_crops(preset: Preset) -> Preset:
+    opening = preset.opening.replace(_RESULTS, f"{_RESULTS} {_CROPS_RETURNED}")
+    return replace(preset, name=f"{preset.name}+crops", return_crops=True, opening=opening)
+
+
+# A crop is a picture with a number of its own: for presets whose policies can name pictures by number, and parts.
+RETURNING_CROPS = {preset.name: _returning_crops(preset) for preset in (_EXTENDED, _COMPACT)}
+
+_CONFIGURED = (_MMSEARCH_R1, _DEEPMMSEARCH_R1, _EXTENDED, _COMPACT, _COMPACT_WHOLE)
+PRESETS = {preset.name: preset for preset in (*_CONFIGURED, *RETURNING_CROPS.values())}
+
+
+def in_thousandths(box: tuple[int, int, int, int], image: ImageRef) -> tuple[int, int, int, int]:
+    """A box in pixels of an image as a policy writes boxes, rounded outwards."""
+    x0, y0, x1, y1 = box
+    return (
+        x0 * 1000 // image.width,
+        y0 * 1000 // image.height,
+        -(-x1 * 1000 // image.width),
+        -(-y1 * 1000 // image.height),
+    )
+
+
+def _whence(request: ToolRequest, result: ToolResult) -> str:
+    """Where the crop of a result was cut out, in words of the grammar."""
+    assert request.image is not None
+    assert result.crop_box is not None  # else no crop is shown
+    box = ",".join(map(str, in_thousandths(result.crop_box, request.image)))
+    return f"cut from image {request.image_number}, box {box}"
 
 
 def gave_up(answer: str) -> bool:

@@ -177,6 +177,7 @@ class Evidence:
     crop_box: tuple[int, int, int, int] | None = None  # pixels x0, y0, x1, y1 of the searched image
     turn: int = 0
     thumbnail: ImageRef | None = None
+    image_number: int = 0  # the image of the episode that was searched; 0 for a text search
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ class ToolRequest:
     image_number: int = 1
     box: tuple[int, int, int, int] | None = None  # x0, y0, x1, y1 in thousandths of width and height
     question: str = ""  # the user's question, for summarisers
+    return_crop: bool = False  # what is cut out of the image is wanted as an image
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,13 @@ class ToolResult:
     cost_usd: float = 0.0
     cached: bool = False
     crop_box: tuple[int, int, int, int] | None = None
+    crop: ImageRef | None = None  # what lies in `crop_box`, where it was wanted; None for a whole image
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """What a model can be shown of it, in the order in which it is shown: the crop, then thumbnails."""
+        pictures = (self.crop, *(item.thumbnail for item in self.evidence))
+        return tuple(picture for picture in pictures if picture is not None)
 
 
 @dataclass(frozen=True)

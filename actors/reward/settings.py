@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from actors.search.quota.settings import QuotaSettings
+
 
 class Matching(StrEnum):
     """How an answer is held against the gold answers; the best of them counts."""
@@ -102,8 +104,23 @@ class JudgeSettings:
     timeout_s: float = field(default=60.0, metadata={"gt": 0})
     # of one request
     retries: int = field(default=3, metadata={"ge": 0})
-    # further requests for one verdict, after 408, 409, 429, 5xx and broken connections
+    # further requests for one verdict, after 408, 425, 429, 5xx and broken connections
+    name: str = "judge"
+    # of its quota broker and journal; providers that share an endpoint and a key share a quota by sharing a name
+    quota: QuotaSettings | None = None
+    # what the endpoint allows and what we allow ourselves, in requests and tokens; None: neither is bounded
 
     def check(self) -> None:
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url is {self.base_url!r} and must begin with http:// or https://")
+        if not self.name:
+            raise ValueError("name must not be empty")
+        if self.quota is None:
+            return
+        if self.quota.per_day.usd or self.quota.per_month.usd:
+            raise ValueError("quota bounds usd, but no price of a judge's tokens is known: bound tokens instead")
+        if self.quota.lease_seconds <= self.timeout_s:
+            raise ValueError(
+                f"quota.lease_seconds is {self.quota.lease_seconds:g} and must be above timeout_s,"
+                f" which is {self.timeout_s:g}: a lease that ends before its request loses count of the tokens"
+            )

@@ -69,7 +69,7 @@ class RolloutSampler:
                 f"max_total_tokens is {limits.max_total_tokens}, but max_model_len only {engine.max_model_len}"
             )
         self._model_path = str(local_model(model_path))
-        self._preset_name, self._limits = preset_name, limits
+        self._preset_name, self._limits, self._max_images = preset_name, limits, engine.images_per_prompt
         self._toolbox, self._scorer = toolbox, scorer
         self._renderers: dict[str, ChatRenderer] = {}
         tokens = self._renderer(_preset(preset_name))
@@ -178,6 +178,7 @@ class RolloutSampler:
                 sampling=sampling,
                 limits=self._limits,
                 clock=time.monotonic,
+                max_images=self._max_images,
             )
         except Exception as error:  # what no owner claimed counts as the data's fault, and is seen
             _log.exception("episode %s/%d failed", question.id, sample_index)

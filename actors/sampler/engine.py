@@ -103,6 +103,7 @@ class Engine:
         """Stop the engine's processes. Turns still running fail."""
         llm, self._llm, self._broken = self._llm, None, self._broken or "the engine was closed"
         if llm is not None:
+            await vllm_adapter.stop_listening(llm)
             await asyncio.to_thread(llm.shutdown)
         if self._guard is not None:
             self._guard.dismiss()

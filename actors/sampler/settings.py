@@ -20,7 +20,7 @@ class EngineSettings:
     max_num_batched_tokens: int = field(default=4096, metadata={"ge": 1})
     # tokens per engine step, prefill included
     images_per_prompt: int = field(default=8, metadata={"ge": 0})
-    # pictures in one episode at most, thumbnails included
+    # pictures in one episode at most, thumbnails and crops included; what tools bring beyond is not shown
     kv_cache_bytes: int = field(default=0, metadata={"ge": 0})
     # KV cache; 0: on a GPU what `gpu_memory_utilization` leaves, on a CPU 256 MiB
     gpu_memory_utilization: float = field(default=0.85, metadata={"gt": 0, "le": 1})

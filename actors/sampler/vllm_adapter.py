@@ -7,6 +7,7 @@ refused when leaving them out would change what is sampled.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,17 @@ def start_engine(model_path: str, settings: EngineSettings) -> AsyncLLM:
     return AsyncLLM.from_engine_args(
         AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
     )
+
+
+async def stop_listening(llm: AsyncLLM) -> None:
+    """End what listens to the engine's processes, before they end: else it takes that for a crash, and logs one.
+
+    Where turns are still running it stays, for their failure comes from it.
+    """
+    listener = getattr(llm, "output_handler", None)
+    if listener is not None and not llm.output_processor.request_states:
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
 
 
 def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, Any]:

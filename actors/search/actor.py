@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ import ray
 from actors.agent.seams import ImageStore
 from actors.agent.trajectory import Outcome, ToolRequest, ToolResult
 from actors.search.build import build_gateway, provider_class
+from actors.search.gateway import Gateway
 from actors.search.ledger import Totals, merged
 from actors.search.load import LoadSample
 from actors.search.settings import SearchSettings
@@ -32,9 +34,13 @@ class SearchWorker:
 
     def __init__(self, settings: SearchSettings, images: ImageStore, cache: Any = None) -> None:
         """`cache`: the AnswerCache actor of the run; None where each worker remembers for itself."""
-        door = None if cache is None else RemoteAnswers(cache, settings.cache.rpc_s)
-        self._gateway = build_gateway(settings, images, door)
+        self._made_of = (settings, images, None if cache is None else RemoteAnswers(cache, settings.cache.rpc_s))
         self._calls = 0
+
+    @cached_property
+    def _gateway(self) -> Gateway:
+        """Made by the first method that wants it: what a method raises arrives as it is, a constructor's does not."""
+        return build_gateway(*self._made_of)
 
     async def ready(self) -> None:
         """Returns once the worker has made its providers, and the brokers of their quotas answer."""

@@ -142,10 +142,14 @@ class Gateway:
         if request.tool is Tool.TEXT_SEARCH:
             found, shared = await self._sources.text(request.query, request.question, tally, deadline)
             return _result(found, _Region(), shared, tally)
-        assert request.image is not None  # else a policy error
-        region = await self._region(request, request.image)
-        found, shared = await self._sources.image(request.image, region.box, tally)
-        return _result(found, region, shared, tally)
+        image = request.image
+        assert image is not None  # else a policy error
+        region = await self._region(request, image)
+        found, shared = await self._sources.image(image, region.box, tally)
+        result = _result(found, region, shared, tally, request.image_number)
+        if request.return_crop and region.box is not None and region.box != (0, 0, image.width, image.height):
+            return replace(result, crop=await self._sources.crop(image, region.box))
+        return result
 
     def _enter(self, tool: str, result: ToolResult, tally: Tally) -> None:
         self.ledger.enter(
@@ -198,10 +202,10 @@ class Gateway:
         self._enter("ground", result, tally)
 
 
-def _result(found: Found, region: _Region, shared: bool, tally: Tally) -> ToolResult:
+def _result(found: Found, region: _Region, shared: bool, tally: Tally, image_number: int = 0) -> ToolResult:
     return ToolResult(
         outcome=Outcome.OK if found.evidence else Outcome.EMPTY,
-        evidence=tuple(replace(item, crop_box=region.box) for item in found.evidence),
+        evidence=tuple(replace(item, crop_box=region.box, image_number=image_number) for item in found.evidence),
         message=region.note or ("" if found.evidence else "nothing was found"),
         provider=found.provider,
         cost_usd=tally.cost_usd + region.cost_usd,

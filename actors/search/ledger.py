@@ -75,11 +75,10 @@ class Totals:
         """One line for the end of a run."""
         if not self.calls:
             return "no searches"
-        parts = [
-            f"{self.calls:,} calls of tools, {self.cached / self.calls:.0%} from a cache, {self.requests:,} requests"
-        ]
+        remembered = f"{self.cached / self.calls:.0%} from a cache"
         if taped := self.replayed + self.unrecorded:
-            parts.append(f"{self.replayed / taped:.1%} replayed from the cassette")
+            remembered += f" or the cassette ({self.replayed / taped:.1%} of what it was asked for was recorded)"
+        parts = [f"{self.calls:,} calls of tools, {remembered}, {self.requests:,} requests"]
         if self.tokens:
             parts.append(f"{self.tokens:,} tokens")
         if self.cost_usd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,12 @@ class RetrySettings:
     # seconds before the second attempt, doubled for each further one
     longest_wait: float = field(default=8.0, metadata={"ge": 0})
     # seconds; also the most of a Retry-After that a call sits out
+
+    def check(self) -> None:
+        if self.retries and self.first_wait > self.longest_wait:
+            raise ValueError(
+                f"first_wait is {self.first_wait:g} and must be at most longest_wait, which is {self.longest_wait:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,53 @@ class SearchSettings:
     quota_folder: str = ""
     # address of the journals of what was spent, beside the runs that spend it; "": nothing outlives the broker
     pool: PoolSettings = field(default_factory=PoolSettings)
+
+    def check(self) -> None:
+        """Raise ValueError for times that do not fit each other, and for budgets that no request fits."""
+        within = [("attempt_deadline", self.attempt_deadline)]
+        if self.retry.retries:
+            within.append(("retry.longest_wait", self.retry.longest_wait))
+        if self.readers:
+            within.append(("pages.deadline_s", self.pages.deadline_s))
+        if self.cache.folder:
+            within.append(("cache.rpc_s", self.cache.rpc_s))
+        for name, seconds in within:
+            if seconds > self.call_deadline:
+                raise ValueError(f"{name} is {seconds:g} and must be at most call_deadline, {self.call_deadline:g}")
+        if self.cache.folder and self.cache.wait_s <= self.call_deadline:
+            raise ValueError(
+                f"cache.wait_s is {self.cache.wait_s:g} and must be above call_deadline, {self.call_deadline:g}: who"
+                " gives up before the call that it waits for has ended pays for it again"
+            )
+        for place, provider in self._places():
+            if provider.quota is not None:
+                self._check_quota(f"{place}.quota", provider, provider.quota)
+
+    def _check_quota(self, place: str, provider: ProviderSettings, quota: QuotaSettings) -> None:
+        if quota.lease_seconds <= self.attempt_deadline:
+            raise ValueError(
+                f"{place}.lease_seconds is {quota.lease_seconds:g} and must be above attempt_deadline,"
+                f" {self.attempt_deadline:g}: the quota would take a request that is under way for lost"
+            )
+        for window, budget in (("per_day", quota.per_day), ("per_month", quota.per_month)):
+            if 0 < budget.tokens < quota.tokens_per_call:
+                raise ValueError(
+                    f"{place}.{window}.tokens is {budget.tokens} and must be at least tokens_per_call,"
+                    f" {quota.tokens_per_call}: no request would ever be sent"
+                )
+            if 0 < budget.usd < provider.usd_per_call:
+                raise ValueError(
+                    f"{place}.{window}.usd is {budget.usd:g} and must be at least usd_per_call,"
+                    f" {provider.usd_per_call:g}: no request would ever be sent"
+                )
+
+    def _places(self) -> Iterator[tuple[str, ProviderSettings]]:
+        """As `endpoints`, with where each is configured."""
+        for name in ("text", "image", "readers", "summarisers"):
+            for number, provider in enumerate(getattr(self, name)):
+                yield f"{name}[{number}]", provider
+        if self.grounder is not None:
+            yield "grounder", self.grounder
 
     def endpoints(self) -> tuple[ProviderSettings, ...]:
         """Everything outside that this configuration names, in the order of the fields."""

@@ -3,6 +3,7 @@
     text    cassette -> cache -> search -> pages, each: cache -> reader -> cache -> summariser -> evidence
     image   cassette -> cache -> the picture or its crop -> search -> thumbnails -> evidence
     boxes   cassette -> cache -> grounder
+    crop    the picture's bytes -> the store; nobody is asked
 
 Always true: what is remembered is independent of who asks and when; callers of one key pay once, and who pays has it
 in the tally that was given; in `replay` nobody outside is asked and no picture is looked up elsewhere.
@@ -96,6 +97,7 @@ class Sources:
         self._pages: SharedCache[Page] = cache()
         self._summaries: SharedCache[str] = cache()
         self._digests: SingleFlightCache[str] = SingleFlightCache(settings.cache.entries)
+        self._crops: SingleFlightCache[ImageRef | None] = SingleFlightCache(settings.cache.entries)
         self._thumbnails = Thumbnails()
         self._version = _version(settings)
         self._flushing: asyncio.Task[None] | None = None
@@ -108,11 +110,11 @@ class Sources:
     @property
     def following(self) -> int:
         """Calls that wait for what a sibling has asked."""
-        return sum(cache.following for cache in (self._found, self._boxes, self._digests))
+        return sum(cache.following for cache in (self._found, self._boxes, self._digests, self._crops))
 
     async def close(self) -> None:
         """Cancel what is under way, and write what was recorded."""
-        for cache in (self._found, self._boxes, self._pages, self._summaries, self._digests):
+        for cache in (self._found, self._boxes, self._pages, self._summaries, self._digests, self._crops):
             await cache.close()
         if self._flushing is not None:
             self._flushing.cancel()
@@ -218,6 +220,23 @@ class Sources:
 
         arguments = {"image": ref.sha256, "expression": expression.casefold()}
         return await self._answered("ground", arguments, grounders, self._boxes, compute, tally)
+
+    async def crop(self, ref: ImageRef, box: Box) -> ImageRef | None:
+        """The part of the picture in `box` (pixels) as a picture of its own, the one that `image` sends.
+
+        None when the store refuses it, for a shape or a size that the picture around it does not have. Raises
+        ImageMissing and ImageRefused for the picture itself.
+        """
+
+        def cut() -> ImageRef | None:
+            picture = self._picture(ref, box)
+            try:
+                return self._images.put(picture)
+            except ImageRefused:
+                return None  # no fault of the data: the policy chose the box
+
+        crop, _ = await self._crops.get(f"{ref.sha256}:{box}", lambda: asyncio.to_thread(cut))
+        return crop
 
     async def _crop_digest(self, ref: ImageRef, box: Box) -> str:
         """The content hash of a crop. Only the hash is kept: a crop is cut again when it is really needed."""

@@ -58,7 +58,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
             what = changes(left, identity_of(settings, part, folder)) if left else ""
             if what:
                 console.print(f"dataset: {part.name} is made anew, because {what}")
-            report[part.name] = _build(settings, part, folder, console)
+            report[part.name] = _build(settings, part, folder, report, console)
             folder.dataset.write_json(REPORT, report)
 
 
@@ -116,14 +116,15 @@ def _done(report: Mapping[str, Any], part: Part, settings: Settings, folder: Run
     return there and told.get("identity") == identity_of(settings, part, folder)
 
 
-def _build(settings: Settings, part: Part, folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Make one part anew and return its report."""
+def _build(
+    settings: Settings, part: Part, folder: RunFolder, report: Mapping[str, Any], console: Console
+) -> dict[str, Any]:
+    """Make one part anew and return its report. What is there stays until its rows are known."""
     began = time.time()
     told = f"{part.rows} conversations of the teacher" if part.taught else f"{part.rows} {part.split} questions"
     console.print(f"dataset: {told}")
     identity = identity_of(settings, part, folder)
     target = folder.dataset / part.name
-    target.delete()
     model = folder.base.address if part.taught else ""
     units = source_of(settings).units(part)
     rows: list[dict[str, Any]] = []
@@ -132,11 +133,16 @@ def _build(settings: Settings, part: Part, folder: RunFolder, console: Console) 
         played = pipeline.play(units, Plan(settings, part, folder.root.address, model))
         rows = pipeline.summaries(played)
         chosen = choose(rows, part)
+        others = {name: told for name, told in report.items() if name != part.name}
+        folder.dataset.write_json(REPORT, others)  # half a part must not pass for the one that was there
+        target.delete()
         if chosen:
             pipeline.write(played, chosen, target, settings.dataset.shards)
-    report = {"identity": identity, "seconds": round(time.time() - began, 1), **reported(rows, chosen)}
-    _tell(report, part, console)
-    return report
+    else:
+        target.delete()
+    made = {"identity": identity, "seconds": round(time.time() - began, 1), **reported(rows, chosen)}
+    _tell(made, part, console)
+    return made
 
 
 def choose(rows: list[dict[str, Any]], part: Part) -> list[str]:

@@ -106,6 +106,7 @@ class DatasetWorker:
                 sampling=Sampling(max_tokens=agent.limits.max_turn_tokens),
                 limits=agent.limits,
                 clock=time.monotonic,
+                max_images=self._plan.settings.engine.images_per_prompt,
             )
 
     def _gateway(self, item: Candidate) -> Gateway:

@@ -127,5 +127,9 @@ def _read(folder: str, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(Folder(folder).read_bytes(name)))
     except FileNotFoundError:
         raise UserError(
-            f"There is no embedded world at {folder} yet: `mmsearch demo` makes one, first of all."
+            f"There is no embedded world at {folder} yet: `mmsearch demo` makes one, first of all; or name other tools"
+            " in search.text, search.image and search.grounder."
         ) from None
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name} of the embedded world at {folder} cannot be read: {reason}") from error

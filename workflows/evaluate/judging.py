@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from actors.agent.seams import ImageStore
 from actors.agent.trajectory import Question
+from actors.reward.judge import Case, Judge
+from actors.reward.judge_rules import Verdict
 from actors.reward.settings import JudgeSettings
 from cluster.storage import Folder
 from workflows.evaluate.rows import Row, write_rows
+
+if TYPE_CHECKING:
+    from workflows.evaluate.judge_endpoint import JudgeEndpoint
 
 FOLDER = "judge"
 NO_ANSWER = "no answer"  # wrong without being asked
@@ -38,13 +43,14 @@ def judge_arms(
     images: ImageStore,
     folder: Folder,
     console: Console,
+    quota_folder: str = "",
 ) -> Judged:
     """Judge what was answered, say what leaves the machine before it does, and write the files that changed.
 
-    `folder` is the evaluation's. Raises `UserError` for a key that is not there; what an endpoint does wrong makes
-    verdicts unknown.
+    `folder` is the evaluation's, `quota_folder` the address of the journals of what was spent. Raises `UserError` for
+    a key that is not there; what an endpoint does wrong, and what its quota refuses, makes verdicts unknown.
     """
-    judged = _judged(settings, arms, questions, images, folder, console)
+    judged = _judged(settings, arms, questions, images, folder, console, quota_folder)
     for name, rows in judged.arms.items():
         if rows != list(arms[name]):
             write_rows(folder, f"{name}.parquet", rows)
@@ -58,20 +64,22 @@ def _judged(
     images: ImageStore,
     folder: Folder,
     console: Console,
+    quota_folder: str,
 ) -> Judged:
     bare = {name: [replace(row, judged=None, judge_says="") for row in rows] for name, rows in arms.items()}
     if settings.model is None:
         return Judged(bare, None)
-    from actors.reward.judge import Case, Judge
+    from workflows.evaluate.judge_endpoint import JudgeEndpoint  # and with it Ray and an HTTP client
 
-    judge = Judge(settings, images, folder / FOLDER)
+    model = JudgeEndpoint(settings, quota_folder)
+    judge = Judge(settings, model, images, folder / FOLDER)
     rows = [row for rows in bare.values() for row in rows if _to_ask(row)]
     pictures = {id: question.images for id, question in questions.items()}
     cases = [Case(row.question, row.answers, row.answer, pictures.get(row.question_id, ())) for row in rows]
     if n := judge.missing(cases):
-        tell = f"judge: the {judge.sends} of {n} cases are sent to {judge.endpoint} (model {settings.model})"
+        tell = f"judge: the {judge.sends} of {n} cases are sent to {model.address} (model {settings.model})"
         console.print(tell, highlight=False, markup=False)
-    verdicts = dict(zip(map(_place, rows), asyncio.run(judge.verdicts(cases)), strict=True))
+    verdicts = dict(zip(map(_place, rows), asyncio.run(_verdicts(judge, model, cases)), strict=True))
     unknown = [verdict.says for verdict in verdicts.values() if verdict.right is None]
     if unknown:
         tell = f"judge: {len(unknown)} of {len(cases)} verdicts are unknown and in no share, the first: {unknown[0]}"
@@ -85,12 +93,21 @@ def _judged(
     told = {
         "model": settings.model,
         "prompt": settings.prompt.value,
-        "endpoint": judge.endpoint,
+        "endpoint": model.address,
         "cases": len(cases),
         "asked": judge.asked,
+        "requests": model.tally.requests,
+        "tokens": model.tally.tokens,
         "unknown": len(unknown),
     }
     return Judged({name: [filled(row) for row in rows] for name, rows in bare.items()}, told)
+
+
+async def _verdicts(judge: Judge, model: JudgeEndpoint, cases: Sequence[Case]) -> list[Verdict]:
+    try:
+        return await judge.verdicts(cases)
+    finally:
+        await model.close()
 
 
 def _to_ask(row: Row) -> bool:

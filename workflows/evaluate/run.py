@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def plan_of(settings: Any) -> Plan:
         models={name: (run.root / where).address for name, where in weights.items()},
         questions=Folder(dataset) if dataset else run.questions("test"),
         images=run.images(),
-        preset=settings.agent.preset,
+        preset=settings.agent.protocol.name,
         limits=settings.agent.limits,
         engine=settings.engine,
         search=settings.search,
@@ -151,7 +152,13 @@ def evaluate(plan: Plan, console: Console | None = None) -> dict[str, Any]:
         with runtime.connect(plan.cluster) as cluster:
             arms |= asyncio.run(_play(plan, cluster, models, asked, missing, console))
     ordered = {name: arms[name] for name in plan.evaluate.arms}
-    judged = judge_arms(plan.evaluate.judge, ordered, questions.by_id, plan.images, plan.folder, console)
+    judge = plan.evaluate.judge
+    # On a cluster the judge's key has its broker there, shared with other jobs; alone, one of this process's own.
+    shared = judge.model is not None and judge.quota is not None and runtime.joins(plan.cluster)
+    with runtime.connect(plan.cluster) if shared else nullcontext():
+        judged = judge_arms(
+            judge, ordered, questions.by_id, plan.images, plan.folder, console, plan.search.quota_folder
+        )
     return _conclude(plan, judged, questions, time.time() - began, console)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -82,6 +84,12 @@ class Plan:
         return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
+def weights_root(plan: Plan) -> Path:
+    """Where weights pass from learner to samplers: the same for each part of a run, and no other run's."""
+    which = hashlib.sha256(plan.folder.address.encode()).hexdigest()[:8]  # two runs may have one name
+    return default_root(f"{plan.name}-{which}")
+
+
 class Cast:
     """All actors of a run. `start` returns when every one of them is ready."""
 
@@ -89,7 +97,7 @@ class Cast:
         self._cluster = cluster
         cluster.require(plan.resources, "the GRPO run")
         g, images = plan.grpo, plan.images
-        self._weights_root = default_root(f"{plan.name}-grpo")
+        self._weights_root = weights_root(plan)
         self._searchers = Searchers(plan.search, images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
         self.toolbox = self._searchers.toolbox

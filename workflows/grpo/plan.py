@@ -21,7 +21,7 @@ def plan_of(settings: Any) -> Plan:
         model=grpo.start_from or run.sft_export.address,
         questions=Folder(grpo.questions) if grpo.questions else run.questions("train"),
         images=run.images(),
-        preset=settings.agent.preset,
+        preset=settings.agent.protocol.name,
         limits=settings.agent.limits,
         engine=settings.engine,
         search=settings.search,

@@ -11,16 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary, Trajectory
 from actors.learner.actor import LearnerRanks
+from actors.search.build import endpoint_name
+from actors.search.quota.actor import PREFIX
+from actors.search.settings import SearchSettings
+from cluster.runtime import NAMESPACE
 from cluster.storage import Folder
 from workflows.grpo.best_models import BestModels
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore, SavedGroup
 from workflows.grpo.ports import BudgetSpent, ControllerState, GroupResult, Payload, SamplerGone, Ticket
+from workflows.grpo.refusals import Spending
 
+BROKER_ANSWERS_S = 5.0
 StartSampler = Callable[[], Any]  # creates the actor; returns its handle
 
 
@@ -142,3 +148,18 @@ def restored(checkpoint: Checkpoint, questions: Mapping[str, Question]) -> list[
             )
         )
     return groups
+
+
+async def spending(search: SearchSettings) -> dict[str, Spending]:
+    """What the quota brokers count as spent, by endpoint; those that do not answer are left out."""
+    found: dict[str, Spending] = {}
+    for endpoint in search.endpoints():
+        if endpoint.quota is not None:
+            name = endpoint_name(endpoint)
+            try:
+                broker = ray.get_actor(PREFIX + name, namespace=NAMESPACE)
+                standing = await asyncio.wait_for(broker.standing.remote(), BROKER_ANSWERS_S)
+            except (ValueError, RayError, TimeoutError):  # no such actor, or none that answers: only an estimate less
+                continue
+            found[name] = standing.spent
+    return found

@@ -113,19 +113,23 @@ def _rest(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _request(data: Mapping[str, Any]) -> ToolRequest:
-    image = ImageRef(**data["image"]) if data["image"] else None
+    image = _ref(data["image"])
     return ToolRequest(**{**data, "tool": Tool(data["tool"]), "image": image, "box": _box(data["box"])})
 
 
 def _result(data: Mapping[str, Any]) -> ToolResult:
     evidence = tuple(_evidence(e) for e in data["evidence"])
-    outcome = Outcome(data["outcome"])
-    return ToolResult(**{**data, "outcome": outcome, "evidence": evidence, "crop_box": _box(data["crop_box"])})
+    made = {"outcome": Outcome(data["outcome"]), "evidence": evidence, "crop_box": _box(data["crop_box"])}
+    return ToolResult(**{**data, **made, "crop": _ref(data.get("crop"))})
 
 
 def _evidence(data: Mapping[str, Any]) -> Evidence:
-    thumbnail = ImageRef(**data["thumbnail"]) if data["thumbnail"] else None
+    thumbnail = _ref(data["thumbnail"])
     return Evidence(**{**data, "crop_box": _box(data["crop_box"]), "thumbnail": thumbnail})
+
+
+def _ref(data: Mapping[str, Any] | None) -> ImageRef | None:
+    return ImageRef(**data) if data else None
 
 
 def _box(corners: list[int] | None) -> tuple[int, int, int, int] | None:

@@ -36,8 +36,10 @@ from workflows.grpo.evaluation_state import Best
 from workflows.grpo.held_out import hold_out
 from workflows.grpo.ports import BudgetSpent, ControllerState
 from workflows.grpo.questions import Questions, load_questions
-from workflows.grpo.ray_ports import RayLearner, RaySaver, fetch, restored
+from workflows.grpo.ray_ports import RayLearner, RaySaver, fetch, restored, spending
 from workflows.grpo.recorder import RunRecorder
+from workflows.grpo.refusals import Done, pace, spent_budgets, told
+from workflows.grpo.work_buffer import GroupState
 
 LEAVINGS = ("checkpoints", "trajectories", "metrics.jsonl", "tensorboard", TRACKED, "best", "export", manifest.FILE)
 SHOWN_REASONS = 3
@@ -97,13 +99,7 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
     store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
     start = Start(identity, dataclasses.replace(questions, by_id=learned), held_out, store, store.latest())
     with runtime.connect(plan.cluster) as cluster:
-        try:
-            end = asyncio.run(_train(plan, start, cluster, console))
-        except BudgetSpent as error:
-            raise UserError(
-                f"{error}. A checkpoint was made: see to it (`mmsearch quota` shows what is left) and start again to"
-                " continue."
-            ) from error
+        end = asyncio.run(_train(plan, start, cluster, console))
     if end.stopped:  # also when it came too late: whoever follows is not to begin
         raise KeyboardInterrupt(end.reason)
     return end
@@ -170,7 +166,8 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
     finally:
         searched = await cast.toolbox.totals(TOTALS_S)
         await cast.close()
-    console.print(f"GRPO: searches: {searched}", highlight=False)
+        if searched.calls:
+            console.print(f"GRPO: searches: {searched}", highlight=False)
     manifest.write(
         plan.folder,
         identity=start.identity,
@@ -239,9 +236,22 @@ async def _learn(
             held_out=start.held_out,
             keeper=best,
         )
+        spent, done_before = await spending(plan.search), _done(controller)
         with _stopped_by_signals(controller):
-            end = await controller.run()
+            try:
+                end = await controller.run()
+            except BudgetSpent as refusal:
+                budgets = spent_budgets(plan.search, spent, await spending(plan.search))
+                part = pace(done_before, _done(controller), g)
+                raise UserError(told(str(refusal), budgets, part, plan.search.cassette.mode)) from refusal
         return controller, end, recorder.last
+
+
+def _done(controller: Controller) -> Done:
+    buffer = controller.buffer
+    kept = buffer.trained + len(buffer.groups(GroupState.FINISHED, GroupState.TAKEN))
+    dropped = buffer.filtered.total() + buffer.cancelled.total()
+    return Done(int(controller.totals["episodes/finished"]), kept, kept + dropped)
 
 
 @contextmanager

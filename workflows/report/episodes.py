@@ -144,10 +144,26 @@ def tool_of(call: ToolCall) -> str:
 def _turns(trajectory: Trajectory, grammar: Grammar) -> list[dict[str, Any]]:
     calls = {call.turn: call for call in trajectory.tool_calls}
     actions = [segment for segment in trajectory.segments if segment.kind is SegmentKind.ACTION]
-    return [
+    turns = [
         _turn(number, segment, calls.get(number), trajectory.citations, grammar)
         for number, segment in enumerate(actions, start=1)
     ]
+    for number, image_number in _crops_shown(trajectory).items():
+        turns[number - 1]["call"]["crop_number"] = image_number
+    return turns
+
+
+def _crops_shown(trajectory: Trajectory) -> dict[int, int]:
+    """By turn, the number that a crop has among the episode's pictures, where the model was shown one."""
+    crops = {call.turn: call.result.crop for call in trajectory.tool_calls}
+    numbers: dict[int, int] = {}
+    turn = pictures = 0
+    for segment in trajectory.segments:
+        turn += segment.kind is SegmentKind.ACTION
+        if segment.kind is SegmentKind.OBSERVATION and segment.images and segment.images[0].ref == crops.get(turn):
+            numbers[turn] = pictures + 1
+        pictures += len(segment.images)
+    return numbers
 
 
 def _turn(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.errors import UserError
 from cluster.storage import Folder
@@ -30,6 +31,7 @@ class Written:
     name: str
     size: int
     missing: tuple[tuple[str, str], ...]  # what no report could show, and the command that makes it
+    damaged: tuple[str, ...]  # what is there and could not be read
 
     @property
     def address(self) -> str:
@@ -40,6 +42,8 @@ def run(words: Sequence[str], out: str | None = None, episodes: int | None = Non
     """The command. Raise `UserError` for what is no run, or cannot be written."""
     console = Console()
     written = write_report([sources.run_at(word) for word in words], out, episodes=episodes)
+    for note in written.damaged:
+        console.print(f"[yellow]damaged:[/] {escape(note)}", highlight=False, soft_wrap=True)
     for what, command in written.missing:
         console.print(f"not there yet: {what}: {command}", markup=False, highlight=False, soft_wrap=True)
     size = f"{written.size / 1e6:.1f} MB"
@@ -67,7 +71,9 @@ def write_report(folders: Sequence[Folder], out: str | None = None, *, episodes:
     pooled = comparing.over_seeds(runs) if comparing.seeds_alone(runs) else {}
     data = page(runs, shown, album, dict(pooled), time.time()).encode()
     where.write_bytes(name, data)
-    return Written(where, name, len(data), tuple(dict.fromkeys(m for run in runs for m in run.missing)))
+    missing = tuple(dict.fromkeys(m for run in runs for m in run.missing))
+    damaged = tuple(f"{run.name}: {note}" for run in runs for note in run.notes)
+    return Written(where, name, len(data), missing, damaged)
 
 
 def _destination(first: Folder, out: str | None) -> tuple[Folder, str]:

@@ -28,6 +28,7 @@ MARKS = (
     "pretrain/metrics.jsonl",
     "dataset/report.json",
     "base/config.json",
+    "manifest.json",
 )
 CURVES = ("pretrain", "sft", "grpo")  # stages that write metrics.jsonl
 # What the report would show, the file that it comes from, the command that makes it.
@@ -36,7 +37,7 @@ PARTS = (
     ("the curves of reinforcement", "grpo/metrics.jsonl", "grpo"),
     ("the curve of fine-tuning", "sft/metrics.jsonl", "sft"),
 )
-MODELS = ("base", "grpo/export", "sft/export")  # where to look for what the model is, in this order
+MODELS = ("base", "grpo/export", "sft/export", "export")  # where to look for what the model is, in this order
 HEADER_LIMIT = 64 << 20  # bytes of a safetensors header that are believed
 
 
@@ -71,8 +72,11 @@ class RunFacts:
 
 
 def run_at(word: str) -> Folder:
-    """The folder of a run that a person named: an address, or a run.name under runs/. Raise `UserError` for none."""
-    named = None if "/" in word or "://" in word else Folder(f"runs/{word}")
+    """The folder that a person named: an address, or a run.name under runs/, or of one of its variants (grpo.folder).
+
+    Raise `UserError` for none.
+    """
+    named = None if word.startswith(("/", ".")) or "://" in word else Folder(f"runs/{word}")
     for folder in (named, Folder(word)):
         if folder is not None and is_run(folder):
             return folder
@@ -87,8 +91,9 @@ def is_run(folder: Folder) -> bool:
 def read_run(folder: Folder, name: str) -> RunFacts:
     """Everything but episodes and pictures."""
     notes: list[str] = []
+    trained = "" if folder.exists("manifest.json") else "grpo/"  # a variant's folder is a training, with no other stage
     demo, results = _json(folder, "demo.json", notes), _json(folder, "evaluate/results.json", notes)
-    manifest = _json(folder, "grpo/manifest.json", notes)
+    manifest = _json(folder, f"{trained}manifest.json", notes)
     stages = {stage: _json(folder, f"stages/{stage}.json", notes) for stage in STAGES}
     seconds = {stage: number(told.get("seconds")) for stage, told in stages.items()}
     took = demo.get("seconds")
@@ -96,7 +101,8 @@ def read_run(folder: Folder, name: str) -> RunFacts:
     for stage, told in (("grpo", manifest), ("evaluate", results)):
         seconds[stage] = number(told.get("seconds")) if seconds[stage] is None else seconds[stage]
     ends = [end for told in stages.values() if (end := number(told.get("finished_at"))) is not None]
-    curves = {stage: lines for stage in CURVES if (lines := read_lines(folder / stage, stage, notes))}
+    where = {stage: folder if stage == "grpo" and not trained else folder / stage for stage in CURVES}
+    curves = {stage: lines for stage in CURVES if (lines := read_lines(where[stage], stage, notes))}
     ends += [end for lines in curves.values() if not ends and (end := number(lines[-1].get("time"))) is not None]
     memory = number(demo.get("peak_memory_bytes"))
     settings = manifest.get("settings")
@@ -113,7 +119,7 @@ def read_run(folder: Folder, name: str) -> RunFacts:
         curves=curves,
         missing=tuple(
             (what, f"mmsearch {command} run.storage={shlex.quote(folder.address)}") for what, file, command in PARTS
-            if not folder.exists(file)
+            if trained and not folder.exists(file)
         ),
         notes=tuple(notes),
     )  # fmt: skip

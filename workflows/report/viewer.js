@@ -168,10 +168,11 @@
     const parts = [];
     if (told.image) {
       const box = told.box, cut = box && box[2] > box[0] && box[3] > box[1];
+      const number = told.crop_number ? `, shown as image ${told.crop_number}` : "";
       parts.push(make("div", "pictures", make("figure", "", drawn(told.image, null, cut ? [box] : []),
         make("figcaption", "", cut ? `pixels ${box.join(", ")}` : "whole picture")),
       cut ? make("figure", "", drawn(told.image, [box[0], box[1], box[2] - box[0], box[3] - box[1]]),
-        make("figcaption", "", "what was searched")) : null));
+        make("figcaption", "", `what was searched${number}`)) : null));
     }
     if (told.evidence.length) parts.push(make("ol", "evidence", ...told.evidence.map(evidence)));
     if (told.message) parts.push(make("p", "problem", told.message));

@@ -24,12 +24,12 @@ from yarl import URL
 
 from actors.agent.seams import Clock
 from actors.search.fetch import addresses, robots
-from actors.search.fetch.connection import AddressPolicy, Resolve, SystemResolver, guarded_session, vet
+from actors.search.fetch.admission import Admission
+from actors.search.fetch.connection import AddressPolicy, Resolve, SystemResolver, guarded_session
 from actors.search.fetch.decoding import BodyTooLong, BoundedBody
-from actors.search.fetch.domains import DomainRules
 from actors.search.fetch.permission import HttpRefusal, RobotsGate
 from actors.search.fetch.settings import FetchSettings
-from actors.search.fetch.urls import refused, web_url
+from actors.search.fetch.urls import refused
 from actors.search.seams import ErrorKind, ProviderError
 
 ANY_TYPE = "*/*"
@@ -79,7 +79,13 @@ class GuardedFetcher:
         self._system = SystemResolver()  # starts no thread before it is asked
         self._resolve: Resolve = resolve if resolve is not None else self._system
         self._refuse, self._wall, self._tls = refuse, wall, tls
-        self._domains = DomainRules(self._settings.allow, self._settings.deny, self._settings.deny_presets)
+        self._admission = Admission(
+            self._settings.allow,
+            self._settings.deny,
+            self._settings.deny_presets,
+            ports=self._settings.ports,
+            refuse=refuse,
+        )
         self._robots = RobotsGate(self._robots_file, self._settings.product, self._settings.robots_sites, clock)
         self._session: aiohttp.ClientSession | None = None
 
@@ -125,7 +131,7 @@ class GuardedFetcher:
             raise ProviderError(ErrorKind.TRANSIENT, f"no connection: {type(error).__name__}") from error
 
     async def _follow(self, url: str, limits: _Limits, *, ask_robots: bool) -> Fetched:
-        here = self._admitted(url, None)
+        here = self._admission.admitted(url)
         for _ in range(self._settings.max_redirects + 1):
             if ask_robots:
                 await self._robots.check(here)
@@ -137,16 +143,8 @@ class GuardedFetcher:
                 target = response.headers.get("Location")  # the body is not waited for
             if target is None:
                 raise refused("a redirect to nowhere")
-            here = self._admitted(target, here)
+            here = self._admission.admitted(target, here)
         raise refused(f"more than {self._settings.max_redirects} redirects")
-
-    def _admitted(self, text: str, base: URL | None) -> URL:
-        url = web_url(text, self._settings.ports, base)
-        host = url.raw_host or ""
-        if addresses.literal(host) is not None:
-            vet(host, host, self._refuse)  # names are judged when the connection resolves them
-        self._domains.check(url)
-        return url
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

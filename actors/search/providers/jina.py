@@ -1,18 +1,20 @@
 """Jina Reader: the main text of a page, fetched by Jina.
 
-A 200 of the reader says nothing about the page: the page's own status, a warning or an empty text do. The address
-is disclosed to Jina; whoever calls keeps internal and signed addresses away from here.
+A 200 of the reader says nothing about the page: the page's own status, a warning or an empty text do.
+
+Always true: Jina is told no address that the guarded fetcher would refuse by its spelling, and no page is handed on
+that Jina found at one. Addresses of the open web are disclosed to Jina; whoever calls keeps signed ones away from here.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from actors.search import metering
+from actors.search.fetch.admission import Admission
 from actors.search.providers.http import Complaint, JsonApi, Reply, kind_of
 from actors.search.providers.shapes import country_code, given, language_code, mapping, number, text, web_url
 from actors.search.seams import ErrorKind, Page
@@ -38,6 +40,9 @@ class JinaReader:
         page_timeout: int = 10,  # seconds that the reader may take for the page, 1 to 180
         max_tokens: int = 0,  # longer texts are cut off; 0: none is
         usd_per_million_tokens: float = 0.0,
+        allow: Sequence[str] = (),  # domains, as of the direct reader (actors/search/fetch/settings.py)
+        deny: Sequence[str] = (),
+        deny_presets: Sequence[str] = ("benchmarks", "relays"),
         key_env: str = "JINA_API_KEY",  # "" reads without a key, which is slower and often refused
         base_url: str = BASE_URL,
         timeout: float = 30.0,  # seconds
@@ -48,6 +53,7 @@ class JinaReader:
             raise UserError("Jina knows a country as part of the language: give language: de with country: at.")
         if not 1 <= page_timeout <= 180 or max_tokens < 0:
             raise UserError("Jina: page_timeout is 1 to 180 seconds, and max_tokens is not below 0.")
+        self._admission = Admission(allow, deny, deny_presets)
         self._headers = {
             "Accept": "application/json",  # with text/plain beside it the answer is not JSON
             "X-Timeout": str(page_timeout),
@@ -63,10 +69,10 @@ class JinaReader:
         self._api = JsonApi("Jina Reader", base_url, _complaint, key_env=key_env, timeout=timeout)
 
     async def read(self, url: str) -> Page:
-        if not web_url(url) or "@" in urlsplit(url).netloc:
-            raise self._api.error(ErrorKind.BAD_REQUEST, "was not asked: no plain http(s) address")
+        """Raises ProviderError, as the direct reader does for an address that must not be read: BAD_REQUEST."""
+        asked = str(self._admission.admitted(url))  # what is sent is what was judged
         key = {"Authorization": f"Bearer {self._api.key()}"} if self._keyed else {}
-        reply = await self._api.send("POST", "/", headers={**self._headers, **key}, json={"url": url})
+        reply = await self._api.send("POST", "/", headers={**self._headers, **key}, json={"url": asked})
         data = mapping(reply.body.get("data"))
         tokens = _tokens(reply.body)
         metering.spent(tokens=tokens, usd=tokens * self._usd_per_token)
@@ -74,10 +80,12 @@ class JinaReader:
             raise self._api.error(ErrorKind.SCHEMA, "gave no 'content'")
         if problem := _page_problem(data):
             raise self._api.error(*problem)
+        found = web_url(data.get("url")) or asked
+        self._admission.admitted(found)  # it follows redirects
         content = text(data["content"])
         if not content:
             raise self._api.error(ErrorKind.BAD_REQUEST, "found no text on the page")
-        return Page(web_url(data.get("url")) or url, text(data.get("title")), content, self._wall())
+        return Page(found, text(data.get("title")), content, self._wall())
 
     async def close(self) -> None:
         await self._api.close()

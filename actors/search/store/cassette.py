@@ -260,6 +260,8 @@ class Cassette:
 def open_cassette(settings: CassetteSettings, codec: Codec, *, wall: Clock = time.time) -> Cassette:
     """The configured cassette with its recordings read. Raises UserError, also where there is nothing to replay."""
     folder = Folder(settings.folder) if settings.mode is not Mode.LIVE else None
+    if folder is not None and settings.mode is not Mode.REPLAY:
+        folder.ensure_writable()
     cassette = Cassette(folder, settings.mode, codec, rows_per_part=settings.rows_per_part, wall=wall)
     cassette.load()
     if settings.mode is Mode.REPLAY and not len(cassette):

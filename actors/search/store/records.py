@@ -230,6 +230,7 @@ _EVIDENCE: dict[str, type | tuple[type, ...]] = {
     "crop_box": (list, type(None)),
     "turn": int,
     "thumbnail": (dict, type(None)),
+    "image_number": int,
 }
 
 

@@ -29,7 +29,7 @@ from workflows.embedded.pictures import render
 from workflows.embedded.questions import MixSettings, draft_questions
 from workflows.embedded.search import publish_web
 from workflows.grpo import manifest
-from workflows.grpo.cast import Plan
+from workflows.grpo.cast import Plan, weights_root
 from workflows.grpo.run import train
 from workflows.grpo.settings import GrpoSettings, OnlineEvaluationSettings
 
@@ -128,6 +128,11 @@ def test_a_run_ends_with_a_model_metrics_and_episodes(plan):
     assert train(plan).reason == "it was complete already"
     with pytest.raises(UserError, match="group_size was 4 and is 8"):
         train(replace(plan, grpo=replace(plan.grpo, steps=4, group_size=8)))
+
+
+def test_runs_of_one_name_pass_their_weights_apart_and_the_parts_of_one_run_in_one_place(plan):
+    assert weights_root(plan) == weights_root(replace(plan, seed=1))
+    assert weights_root(plan) != weights_root(replace(plan, folder=plan.folder / "other"))
 
 
 def test_parts_that_do_not_fit_are_said_before_anything_starts(plan):

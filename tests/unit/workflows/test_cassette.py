@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,6 +60,15 @@ def test_info_tells_what_a_cassette_holds(made):
     assert told.bytes == sum(map(len, files_of(address).values()))
     assert str(told).splitlines()[0].startswith(f"{address}: 2 calls in 2 parts, ")
     assert "1970-01-11 00:00 to 1970-01-14 00:00, for 1.0000 USD" in str(told)
+    assert "repeated   2, 1 with another answer" in str(told)
+
+
+def test_an_answer_without_a_provider_counts_for_the_one_that_was_to_be_asked(made):
+    boxes = replace(recording("a", 1.0, tool="ground"), answer=Answer(Kind.BOXES, b"[]", at=1.0))
+    second = replace(recording("b", 1.0), answer=Answer(Kind.TEXT, b'"x"', provider="the second one", at=1.0))
+    told = info(made("one", [boxes, second]))
+    assert told.by_provider == {"p": 1, "the second one": 1}
+    assert "repeated" not in str(told)
 
 
 def test_a_folder_without_a_cassette_is_said(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from actors.agent.protocol import Answer, ImageSearch, TextSearch
-from actors.agent.trajectory import Ending
+from actors.agent.trajectory import Ending, ImageRef, Outcome, ToolResult
 from tests.unit.workflows.evaluate.evaluation_world import QUESTION, Finds, Scripted, renderer
 from workflows.steps import StepPrinter, action_document, action_words, document
 
@@ -53,6 +53,16 @@ async def test_the_document_holds_every_step_and_survives_json(words):
     assert told["steps"][0]["result"]["evidence"][0]["title"] == "Velo"
     assert (told["steps"][1]["action"], told["steps"][1]["text"].strip()) == (None, "no tags")
     assert (told["answer"], [item["number"] for item in told["evidence"]]) == ("Ada Lune", [1])
+
+
+async def test_a_crop_that_was_given_back_is_told(words, monkeypatch):
+    async def crops(self, request, *, deadline):
+        return ToolResult(Outcome.EMPTY, crop_box=(1, 2, 3, 4), crop=ImageRef("b" * 64, 2, 2))
+
+    monkeypatch.setattr(Finds, "call", crops)
+    _, printer, said = await played(words, [CROP, ANSWER])
+    assert "cut out: pixels 1, 2 to 3, 4, given back as a picture" in said
+    assert printer.steps[0]["result"]["crop"] == "b" * 64
 
 
 async def test_what_the_model_writes_can_neither_paint_nor_move_the_cursor(words):

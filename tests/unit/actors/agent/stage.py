@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.agent.episode import Limits, run_episode
 from actors.agent.prompts import PRESETS, Preset
-from actors.agent.seams import Generation, Observer, Sampling
+from actors.agent.seams import Generation, Observer, Sampling, Toolbox
 from actors.agent.trajectory import (
     Evidence,
     ImageRef,
@@ -26,7 +26,7 @@ from actors.agent.trajectory import (
     WeightVersion,
 )
 
-PICTURE, SECOND, THUMBNAIL = (ImageRef(letter * 64, 112, 84) for letter in "abc")
+PICTURE, SECOND, THUMBNAIL, CROP = (ImageRef(letter * 64, 112, 84) for letter in "abcd")
 IMAGE_TOKENS = 12  # of any picture, expanded
 QUESTION = Question("q1", "who founded it?", images=(PICTURE,), answers=("ilse tarn",))
 WHOLE = "<reason>r</reason><img_search><img></img_search>"
@@ -109,9 +109,9 @@ class Tools:
         return result
 
 
-def found(*texts: str, thumbnail: ImageRef | None = None) -> ToolResult:
+def found(*texts: str, thumbnail: ImageRef | None = None, crop: ImageRef | None = None) -> ToolResult:
     rows = tuple(Evidence(i, "velmora", text, thumbnail=thumbnail) for i, text in enumerate(texts, start=1))
-    return ToolResult(Outcome.OK, rows)
+    return ToolResult(Outcome.OK, rows, crop_box=(10, 20, 30, 40) if crop else None, crop=crop)
 
 
 class Ticks:
@@ -126,7 +126,7 @@ class Ticks:
 
 async def play(
     script: Script,
-    tools: Tools | None = None,
+    tools: Toolbox | None = None,
     *,
     preset: str | Preset = "extended",
     question: Question = QUESTION,
@@ -134,6 +134,7 @@ async def play(
     sampling: Sampling | None = None,
     clock: Callable[[], float] | None = None,
     observer: Observer | None = None,
+    max_images: int | None = None,
 ) -> Trajectory:
     return await run_episode(
         question,
@@ -146,4 +147,5 @@ async def play(
         limits=limits or Limits(),
         clock=clock or Ticks(),
         observer=observer or (lambda event, detail: None),
+        max_images=max_images,
     )

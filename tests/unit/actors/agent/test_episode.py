@@ -22,6 +22,7 @@ from actors.agent.trajectory import (
     WeightVersion,
 )
 from tests.unit.actors.agent.stage import (
+    CROP,
     IMAGE_TOKENS,
     PICTURE,
     QUESTION,
@@ -208,6 +209,28 @@ async def test_a_thumbnail_that_was_shown_can_be_searched_by_its_number():
     assert [placed.ref for placed in it.segments[2].images] == [THUMBNAIL]
 
 
+async def test_a_crop_is_asked_for_shown_and_searched_by_its_number_only_where_the_preset_returns_crops():
+    look = '<reason>r</reason><img_search image="{}">the star</img_search>'
+    results = found("a page", thumbnail=THUMBNAIL, crop=CROP), found("a page")
+    tools = Tools(*results)
+    it = await play(Script(look.format(1), look.format(2), say()), tools, preset="extended+crops")
+    assert [(request.image, request.return_crop) for request, _ in tools.requests] == [(PICTURE, True), (CROP, True)]
+    assert [placed.ref for placed in it.segments[2].images] == [CROP, THUMBNAIL]
+    tools = Tools(*results)
+    it = await play(Script(look.format(1), look.format(2), say()), tools, preset="extended")
+    assert [(r.image, r.return_crop) for r, _ in tools.requests] == [(PICTURE, False), (THUMBNAIL, False)]
+    assert [placed.ref for placed in it.segments[2].images] == [THUMBNAIL]
+
+
+async def test_a_preset_without_crops_reads_the_same_tokens_whatever_a_tool_returns():
+    look = "<reason>r</reason><img_search>the star</img_search>"
+    lines = Script(look, say()), Script(look, say())
+    without = await play(lines[0], Tools(found("a page", thumbnail=THUMBNAIL)))
+    given = await play(lines[1], Tools(found("a page", thumbnail=THUMBNAIL, crop=CROP)))
+    assert [list(s.token_ids) for s in given.segments] == [list(s.token_ids) for s in without.segments]
+    assert [s.images for s in given.segments] == [s.images for s in without.segments]
+
+
 async def test_evidence_is_numbered_through_the_episode():
     it = await play(Script(ask(), ask(), say("x [3]")), Tools(found("one", "two"), found("three")))
     assert [(e.number, e.turn, e.text) for e in it.evidence] == [(1, 1, "one"), (2, 1, "two"), (3, 2, "three")]
@@ -216,11 +239,13 @@ async def test_evidence_is_numbered_through_the_episode():
 
 # --- what is always true ----------------------------------------------------------------------------------------------
 
-LINES = st.sampled_from([ask(), WHOLE, "what?", say(), '<img_search image="2"><img></img_search>', "x" * 300])
+IMAGE_LINES = [f'<img_search image="{number}"><img></img_search>' for number in (2, 3)]
+LINES = st.sampled_from([ask(), WHOLE, "what?", say(), *IMAGE_LINES, "x" * 300])
 RESULTS = st.sampled_from(
     [
         found("a page", "another"),
         found("a page", thumbnail=THUMBNAIL),
+        found("a page", thumbnail=THUMBNAIL, crop=CROP),
         ToolResult(Outcome.EMPTY, message="nothing was found"),
         ToolResult(Outcome.INFRA_ERROR, message="down"),
         ToolResult(Outcome.POLICY_ERROR, message="the query is too long"),
@@ -233,12 +258,13 @@ RESULTS = st.sampled_from(
     results=st.lists(RESULTS, min_size=12, max_size=12),
     preset=st.sampled_from(sorted(PRESETS)),
     room=st.integers(1, 4000),
+    most=st.none() | st.integers(0, 6),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_record_is_append_only_within_its_budget_and_owned(lines, results, preset, room):
-    script = Script(*lines)
+def test_a_record_is_append_only_within_its_budget_and_owned(lines, results, preset, room, most):
+    script, tools = Script(*lines), Tools(*results)
     limits = Limits(max_total_tokens=room, max_turn_tokens=200)
-    it = asyncio.run(play(script, Tools(*results), preset=preset, limits=limits))
+    it = asyncio.run(play(script, tools, preset=preset, limits=limits, max_images=most))
     for history, sampling, _ in script.seen:
         assert history == it.segments[: len(history)]
         assert 1 <= sampling.max_tokens <= min(200, room - sum(s.expanded_length for s in history))
@@ -251,6 +277,10 @@ def test_a_record_is_append_only_within_its_budget_and_owned(lines, results, pre
     assert len(made) <= PRESETS[preset].max_tool_calls
     assert made.count(Tool.IMAGE_SEARCH) <= PRESETS[preset].max_image_searches
     assert all(s.trained == (s.kind is SegmentKind.ACTION) for s in it.segments)
+    pictures = [placed.ref for segment in it.segments for placed in segment.images]
+    assert most is None or len(pictures) <= max(most, len(QUESTION.images))
+    for request, _ in tools.requests:  # a number means the picture that was shown in that place
+        assert request.image is None or request.image == pictures[request.image_number - 1]
 
 
 async def test_what_was_sampled_stands_in_the_record_untouched():

@@ -3,6 +3,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.agent.prompts import in_thousandths
+from actors.agent.trajectory import ImageRef
 from actors.search.crop import chosen, clamp, in_pixels, padded
 from actors.search.seams import ScoredBox
 from actors.search.settings import RegionSettings
@@ -55,6 +57,18 @@ def test_a_box_in_thousandths_becomes_a_box_of_at_least_one_pixel_or_is_refused(
         assert pixels is not None
         assert 0 <= pixels[0] < pixels[2] <= width
         assert 0 <= pixels[1] < pixels[3] <= height
+
+
+@given(boxes_in_images())
+def test_a_box_as_the_model_is_told_it_is_one_that_it_can_write_and_holds_what_was_cut_out(case):
+    (x0, y0, x1, y1), width, height = case
+    told = in_thousandths((x0, y0, x1, y1), ImageRef("a" * 64, width, height))
+    read = in_pixels(told, width, height)
+    assert read is not None
+    assert read[0] <= x0 < x1 <= read[2]
+    assert read[1] <= y0 < y1 <= read[3]
+    assert max(x0 - read[0], read[2] - x1) <= 1 + width / 1000
+    assert max(y0 - read[1], read[3] - y1) <= 1 + height / 1000
 
 
 def test_the_whole_image_in_thousandths_is_the_whole_image():

@@ -142,7 +142,7 @@ async def test_replay_or_live_asks_what_was_not_recorded_and_says_how_much_was(t
     await gate.call(ask(), deadline=FAR)
     await gate.call(ask("another question"), deadline=FAR)
     assert web.searched == ["another question"]
-    assert "50.0% replayed from the cassette" in str(gate.totals)
+    assert "50.0% of what it was asked for was recorded" in str(gate.totals)
 
 
 async def test_a_recorded_picture_search_brings_its_thumbnails_along(tmp_path):

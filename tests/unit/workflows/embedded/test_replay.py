@@ -54,9 +54,9 @@ class Forced:
         return Generation(action.token_ids, np.asarray(action.logprobs), action.spans, "end_of_turn")
 
 
-async def play(question, generator, renderer, gateway):
+async def play(question, generator, renderer, gateway, preset):
     return await run_episode(
-        question, 0, PRESETS["compact"], generator, renderer, gateway,
+        question, 0, PRESETS[preset], generator, renderer, gateway,
         sampling=Sampling(), limits=LIMITS, clock=time.monotonic,
     )  # fmt: skip
 
@@ -66,26 +66,32 @@ def renderer(world):
     return ChatRenderer(build_tokenizer(corpus(world, 800, 0), 1024, TAGS), Sixteen())
 
 
-async def test_recorded_trajectories_are_replayed_exactly_and_nobody_outside_is_asked(tmp_path, world, web, renderer):
+@pytest.mark.parametrize("preset", ["compact", "compact+crops"])
+async def test_recorded_trajectories_are_replayed_exactly_and_nobody_outside_is_asked(
+    tmp_path, world, web, renderer, preset
+):
     recording = SearchSettings(top_k=TOP_K, cassette=CassetteSettings(mode=Mode.RECORD, folder=str(tmp_path)))
     gateway, recorded = web.gateway(recording), []
     for draft in draft_questions(world, MixSettings(), "test", EPISODES, 2):
         question = Question(draft.id, draft.text, (web.images.put(render(draft.scene)),), (draft.answer,))
         teacher = Teacher(draft, world, StyleSettings(), renderer, seed=0)
-        recorded.append((question, await play(question, teacher, renderer, gateway)))
+        recorded.append((question, await play(question, teacher, renderer, gateway, preset)))
     await gateway.close()
     assert sum(trajectory.searches for _, trajectory in recorded) > EPISODES / 2
+    crops = [call.result.crop for _, trajectory in recorded for call in trajectory.tool_calls if call.result.crop]
+    assert (len(crops) > 3) == (preset == "compact+crops")
 
     nobody = NoWorld()
     ends = Endpoints([Endpoint("text", nobody)], [Endpoint("image", nobody)], Endpoint("ground", nobody))
     replaying = replace(recording, cassette=replace(recording.cassette, mode=Mode.REPLAY))
     gateway = Gateway(replaying, web.images, ends)
     for question, before in recorded:
-        again = await play(question, Forced(before), renderer, gateway)
+        again = await play(question, Forced(before), renderer, gateway, preset)
         assert again.failure is Failure.NONE
         assert [(s.kind, list(s.token_ids)) for s in again.segments] == [
             (s.kind, list(s.token_ids)) for s in before.segments
         ]
+        assert [s.images for s in again.segments] == [s.images for s in before.segments]
         assert again.evidence == before.evidence
         assert (again.answer, again.ending) == (before.answer, before.ending)
     assert gateway.totals.unrecorded == 0

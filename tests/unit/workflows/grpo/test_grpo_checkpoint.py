@@ -48,8 +48,8 @@ def trajectory(logprobs=(-0.1, -2.5), searched=True):
     )
     evidence = Evidence(1, "Title", "words", crop_box=(1, 2, 3, 4), thumbnail=PICTURE)
     call = ToolCall(
-        ToolRequest(Tool.IMAGE_SEARCH, "the red star", PICTURE, box=(0, 0, 500, 500)),
-        ToolResult(Outcome.OK, (evidence,), latency_s=0.25, crop_box=(5, 6, 7, 8)),
+        ToolRequest(Tool.IMAGE_SEARCH, "the red star", PICTURE, box=(0, 0, 500, 500), return_crop=True),
+        ToolResult(Outcome.OK, (evidence,), latency_s=0.25, crop_box=(5, 6, 7, 8), crop=ImageRef("cd" * 32, 2, 2)),
         turn=0,
         started_at=1.5,
     )
@@ -70,6 +70,14 @@ def test_a_trajectory_comes_back_bit_by_bit(logprobs, searched):
         assert a.logprobs.tobytes() == b.logprobs.tobytes()
     assert (before.tool_calls, before.reward, before.citations) == (after.tool_calls, after.reward, after.citations)
     assert (before.ending, before.failure, before.answer) == (after.ending, after.failure, after.answer)
+
+
+def test_a_record_from_before_crops_were_returned_is_read():
+    told = json.loads(json.dumps(trajectory_to(trajectory())))
+    call = told["tool_calls"][0]
+    del call["request"]["return_crop"], call["result"]["crop"], call["result"]["evidence"][0]["image_number"]
+    read = trajectory_from(told).tool_calls[0]
+    assert (read.request.return_crop, read.result.crop, read.result.evidence[0].image_number) == (False, None, 0)
 
 
 def test_a_row_for_people_holds_the_whole_record():

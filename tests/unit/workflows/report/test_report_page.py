@@ -7,13 +7,18 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from actors.agent.protocol import Grammar
+from actors.agent.trajectory import ImageRef, PlacedImage, Segment, SegmentKind
 from cluster.errors import UserError
 from cluster.storage import Folder
-from tests.unit.workflows.report.made_run import HOSTILE, made_run, one, without_record, write_metrics
+from tests.unit.workflows.report.made_run import HOSTILE, asked, made_run, one, played, without_record, write_metrics
+from workflows.report.episodes import document
 from workflows.report.page import embedded
 from workflows.report.run import write_report
 from workflows.report.sources import MARKS, names_of, read_run, run_at
@@ -91,6 +96,25 @@ def test_an_episode_shows_turns_crops_evidence_and_its_reward(tmp_path):
     assert episode["reward"] == {"total": 1.0, "accuracy": 1.0, "format": 1.0, "penalty": 0.9, "searches": 1}
     assert (episode["tools"], episode["versions"], episode["outcome"]) == (["crop"], [1], "right")
     assert found["pictures"][episode["images"][0]]["src"].startswith("data:image/png;base64,")
+
+
+def test_a_crop_that_the_model_was_shown_is_told_with_its_number(tmp_path):
+    ref, crop = ImageRef("a" * 64, 32, 32), ImageRef("b" * 64, 16, 16)
+    it = played(asked(0, "image", ref), True, ref)
+    call = it.tool_calls[0]
+    returned = replace(it, tool_calls=(replace(call, result=replace(call.result, crop=crop)),))
+    observed = Segment(
+        SegmentKind.OBSERVATION, np.array([1, 2], np.int32), images=(PlacedImage(0, crop, 4), PlacedImage(1, ref, 4))
+    )
+    prompt, action, answer = it.segments
+    shown = replace(returned, segments=(prompt, action, observed, answer))
+    numbers = [
+        [turn["call"].get("crop_number") for turn in told["turns"] if "call" in turn]
+        for told in (
+            document("run", "rl", {"question_id": "q"}, episode, Grammar()) for episode in (it, returned, shown)
+        )
+    ]
+    assert numbers == [[None], [None], [2]]  # one that did not fit is not told as shown
 
 
 def test_the_arms_show_the_same_questions_and_no_more_than_asked_for(tmp_path):

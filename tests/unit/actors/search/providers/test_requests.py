@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from actors.search.fetch.reader import DirectReader
+from actors.search.metering import metered
 from actors.search.providers.brave import BraveSearch, wait_for_windows
 from actors.search.providers.jina import JinaReader
 from actors.search.providers.retriever import RetrieverSearch
@@ -131,20 +133,66 @@ async def test_brave_is_not_asked_what_it_does_not_take(server):
     await adapter.close()
 
 
-@pytest.mark.parametrize("url", ["", "file:///etc/passwd", "ftp://h/x", "http://user:pw@host/", "/x", "http://a b/"])
-async def test_the_reader_is_not_asked_for_what_is_no_page_of_the_web(server, url):
-    reader = JinaReader(base_url=server.url)
-    with pytest.raises(ProviderError) as caught:
-        await reader.read(url)
-    assert caught.value.kind is ErrorKind.BAD_REQUEST
+NO_PAGES = ["", "file:///etc/passwd", "ftp://h.example/x", "http://user:pw@host.example/", "/x", "http://a b/"]
+INSIDE = [
+    *("http://localhost/", "http://wiki/", "http://build.internal/", "http://db.svc/", "http://nas.local/x"),
+    *("http://127.0.0.1/", "http://10.1.2.3/", "http://169.254.169.254/latest/meta-data/", "http://2130706433/"),
+    *("http://0177.0.0.1/", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://[fd00:ec2::254]/"),
+    *("http://pages.example:8080/", "http://pages.example:22/", "http://\N{CIRCLED DIGIT ONE}0.0.0.1/"),
+]
+
+
+@pytest.mark.parametrize("url", [*NO_PAGES, *INSIDE])
+async def test_the_reader_is_not_told_what_is_no_page_of_the_open_web(server, url):
+    reader, direct = JinaReader(base_url=server.url), DirectReader(robots=False)
+    problems = []
+    for one in (reader, direct):
+        with pytest.raises(ProviderError) as caught:
+            await one.read(url)
+        problems.append((caught.value.kind, caught.value.message))
+        await one.close()
+    assert problems[0] == problems[1]
+    assert problems[0][0] is ErrorKind.BAD_REQUEST
     assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("lists", "url", "read"),
+    [
+        ({}, "https://huggingface.co/datasets/x", False),
+        ({"deny_presets": []}, "https://huggingface.co/datasets/x", True),
+        ({"deny": ["shut.example"]}, "https://www.shut.example/", False),
+        ({"allow": ["pages.example"]}, "https://pages.example/x", True),
+        ({"allow": ["pages.example"]}, "https://other.example/x", False),
+    ],
+)
+async def test_the_readers_domain_lists_hold(server, lists, url, read):
+    reader = JinaReader(base_url=server.url, **lists)
+    if read:
+        await reader.read(url)
+    else:
+        with pytest.raises(ProviderError, match="list") as caught:
+            await reader.read(url)
+        assert caught.value.kind is ErrorKind.BAD_REQUEST
+    await reader.close()
+    assert [seen.json for seen in server.seen] == ([{"url": url}] if read else [])
+
+
+@pytest.mark.parametrize("found", ["https://shut.example/answers", "http://10.0.0.1/", "http://wiki/"])
+async def test_a_page_that_jina_was_redirected_to_is_judged_too_and_was_paid_for(server, found):
+    server.replies = [Reply(jina_data(url=found, usage={"tokens": 7}))]
+    reader = JinaReader(base_url=server.url, deny=["shut.example"])
+    with metered() as meter, pytest.raises(ProviderError) as caught:
+        await reader.read("https://pages.example/velmora")
+    await reader.close()
+    assert (caught.value.kind, meter.tokens) == (ErrorKind.BAD_REQUEST, 7)
 
 
 async def test_a_page_has_the_address_where_it_was_found_and_the_time(server):
     reader = JinaReader(base_url=server.url, wall=lambda: 1234.5)
     page = await reader.read("https://pages.example/moved#part")
     await reader.close()
-    assert server.seen[-1].json == {"url": "https://pages.example/moved#part"}
+    assert server.seen[-1].json == {"url": "https://pages.example/moved"}
     assert (page.url, page.fetched_at) == ("https://pages.example/velmora", 1234.5)
 
 
@@ -310,6 +358,7 @@ async def test_serper_answers_are_cut_to_what_was_asked_for(server):
         (TavilySearch, {"country": "germany", "topic": "news"}, "general"),
         (SerpApiLens, {"kind": "about_this_image"}, "kind"),
         (JinaReader, {"page_timeout": 181}, "180"),
+        (JinaReader, {"deny_presets": ["everything"]}, "deny preset"),
         (JinaReader, {"country": "at"}, "part of the language"),
         (SerperLens, {"store": "/tmp/crops"}, "addresses on the web"),
         (SerperLens, {}, "addresses on the web"),

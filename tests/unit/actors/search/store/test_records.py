@@ -40,6 +40,7 @@ evidence = st.builds(
     crop_box=st.none() | st.tuples(*[st.integers()] * 4),
     turn=st.integers(),
     thumbnail=st.none() | refs,
+    image_number=st.integers(),
 )
 boxes = st.builds(ScoredBox, st.tuples(*[numbers | st.integers()] * 4), numbers)
 found = st.builds(Found, st.lists(evidence, max_size=3).map(tuple), texts)
