@@ -137,7 +137,8 @@ class Asker:
             ending = Ending.ANSWERED
             return answer
         except ProviderError as error:
-            ending, retry_after = ENDINGS.get(error.kind, Ending.FAILED), error.retry_after
+            ending = ENDINGS.get(error.kind, Ending.FAILED) if error.sent else Ending.UNUSED
+            retry_after = error.retry_after
             raise
         except OSError:
             ending = Ending.FAILED
@@ -158,6 +159,9 @@ class Asker:
                             answer = await ask(endpoint.provider)
                         tally.cost_usd += endpoint.usd_per_call
                         return answer
+                    except ProviderError as error:
+                        tally.requests -= not error.sent
+                        raise
                     finally:
                         tally.tokens += meter.tokens
                         tally.cost_usd += meter.usd

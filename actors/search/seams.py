@@ -32,16 +32,18 @@ class ErrorKind(StrEnum):
 
 
 class ProviderError(Exception):
-    """A provider did not answer. `retry_after`: seconds that it asked to wait, None when it said nothing."""
+    """A provider did not answer. `retry_after`: seconds that it asked to wait, None when it said nothing. `sent`: False
+    where the adapter asked nobody, for want of a key or for the address: no request is counted then."""
 
-    def __init__(self, kind: ErrorKind, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, kind: ErrorKind, message: str, retry_after: float | None = None, *, sent: bool = True) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.retry_after = retry_after
+        self.sent = sent
 
     def __reduce__(self):
-        return (ProviderError, (self.kind, self.message, self.retry_after))
+        return (ProviderError, (self.kind, self.message, self.retry_after), {"sent": self.sent})
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"

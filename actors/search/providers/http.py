@@ -107,12 +107,14 @@ class JsonApi:
         """The key, read from the environment now. Raises ProviderError naming the variable where it holds none."""
         key = self._secret()
         if not key:
-            raise self.error(ErrorKind.BAD_KEY, f"the environment variable {self._key_env} is not set")
+            raise self._no_key("is not set")
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise self.error(
-                ErrorKind.BAD_KEY, f"the environment variable {self._key_env} holds what no key is made of"
-            )
+            raise self._no_key("holds what no key is made of")
         return key
+
+    def _no_key(self, why: str) -> ProviderError:
+        text = f"{self.name} has no key: the environment variable {self._key_env} {why}"
+        return ProviderError(ErrorKind.BAD_KEY, text, sent=False)
 
     async def send(
         self,

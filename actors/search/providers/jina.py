@@ -17,7 +17,7 @@ from actors.search import metering
 from actors.search.fetch.admission import Admission
 from actors.search.providers.http import Complaint, JsonApi, Reply, kind_of
 from actors.search.providers.shapes import country_code, given, language_code, mapping, number, text, web_url
-from actors.search.seams import ErrorKind, Page
+from actors.search.seams import ErrorKind, Page, ProviderError
 from cluster.errors import UserError
 
 BASE_URL = "https://r.jina.ai"
@@ -70,7 +70,10 @@ class JinaReader:
 
     async def read(self, url: str) -> Page:
         """Raises ProviderError, as the direct reader does for an address that must not be read: BAD_REQUEST."""
-        asked = str(self._admission.admitted(url))  # what is sent is what was judged
+        try:
+            asked = str(self._admission.admitted(url))  # what is sent is what was judged
+        except ProviderError as error:
+            raise ProviderError(error.kind, error.message, sent=False) from error
         key = {"Authorization": f"Bearer {self._api.key()}"} if self._keyed else {}
         reply = await self._api.send("POST", "/", headers={**self._headers, **key}, json={"url": asked})
         data = mapping(reply.body.get("data"))

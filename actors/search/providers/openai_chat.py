@@ -123,7 +123,7 @@ class ChatEndpoint:
             message = (
                 f"the key of a chat endpoint is to be in the environment variable {self._key_env}, which is not set"
             )
-            raise ProviderError(ErrorKind.BAD_KEY, message)
+            raise ProviderError(ErrorKind.BAD_KEY, message, sent=False)
         if self._client is None:
             self._client = openai.AsyncOpenAI(
                 api_key=key,

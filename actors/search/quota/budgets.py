@@ -79,6 +79,11 @@ class Window:
                 return f"{_spoken(limit, part)} a {self.name} (per_{self.name}.{WORDS[part].lower()})"
         return ""
 
+    def calls(self, each: Spend) -> int | None:
+        """How many times `each` the whole window allows; None where nothing bounds it."""
+        bounded = [(limit, getattr(each, part)) for part, limit in self._limits.items() if limit]
+        return min((limit // amount for limit, amount in bounded if amount), default=None)
+
     def left(self, reserved: Spend) -> dict[str, float]:
         """What is left of each bounded part, in requests, tokens and USD."""
         found: dict[str, float] = {}
@@ -107,6 +112,10 @@ class Budgets:
     def never_fits(self, amount: Spend) -> str:
         """The budget that is spent, in words, when `amount` cannot fit whatever becomes of the reservations."""
         return next((words for window in self.windows if (words := window.exceeded_by(amount))), "")
+
+    def calls(self, each: Spend) -> int | None:
+        """How many times `each` the smaller of both allows; None where nothing bounds it."""
+        return min((calls for window in self.windows if (calls := window.calls(each)) is not None), default=None)
 
     def fits_now(self, amount: Spend) -> bool:
         return not any(window.exceeded_by(self.reserved.plus(amount)) for window in self.windows)

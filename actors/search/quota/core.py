@@ -268,13 +268,8 @@ class QuotaCore:
 
     def _block(self) -> int:
         """Leases to claim at once: few of a small budget, for a crash makes the claim look spent."""
-        bounds = [bound.requests for bound in (self.settings.per_day, self.settings.per_month) if bound.requests]
-        return max(
-            1,
-            min(self.settings.journal_block, *(bound // 50 for bound in bounds))
-            if bounds
-            else self.settings.journal_block,
-        )
+        most, calls = self.settings.journal_block, self.budgets.calls(self.estimate)
+        return most if calls is None else max(1, min(most, calls // 50))
 
     def _next_id(self) -> int:
         self._last_id += 1

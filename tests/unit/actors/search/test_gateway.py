@@ -8,6 +8,9 @@ from actors.agent.seams import ImageMissing, ImageRefused
 from actors.agent.trajectory import ImageRef, Outcome, Tool, ToolRequest
 from actors.search.endpoints import Endpoint
 from actors.search.gateway import Gateway
+from actors.search.quota.broker import QuotaBroker
+from actors.search.quota.desk import LeaseDesk, LocalSource
+from actors.search.quota.settings import BudgetSettings, QuotaSettings
 from actors.search.seams import ErrorKind, ImageHit, ProviderError, ScoredBox, TextHit
 from actors.search.settings import RegionSettings, RetrySettings, SearchSettings
 from actors.search.sources import Endpoints
@@ -244,6 +247,18 @@ async def test_a_spent_budget_is_not_reported_while_another_provider_may_come_ba
     broke = Answers(ProviderError(ErrorKind.NO_CREDIT, "no money"))
     result = await text_gateway(images, time, down, broke).call(text(), deadline=FAR)
     assert result.outcome is Outcome.INFRA_ERROR
+
+
+async def test_what_an_adapter_never_sent_is_no_request_and_takes_no_part_of_a_quota(images, time):
+    broker = QuotaBroker("p", QuotaSettings(per_day=BudgetSettings(requests=1)), clock=time)
+    unkeyed = Answers(ProviderError(ErrorKind.BAD_KEY, "p has no key", sent=False), [TextHit("u", "t", "x")])
+    endpoint = Endpoint("p", unkeyed, desk=LeaseDesk("p", LocalSource(broker)))
+    gateway = Gateway(SETTINGS, images, Endpoints(text=[endpoint]), clock=time, sleep=time.sleep)
+    refused = await gateway.call(text(), deadline=FAR)
+    assert (refused.outcome, gateway.ledger.totals.requests) == (Outcome.REFUSED, 0)
+    answered = await gateway.call(text(), deadline=FAR)  # the one request of the day is still there
+    assert (answered.outcome, gateway.ledger.totals.requests) == (Outcome.OK, 1)
+    await gateway.close()
 
 
 async def test_when_no_provider_answers_the_words_of_all_are_told(images, time):

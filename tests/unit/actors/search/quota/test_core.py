@@ -210,11 +210,21 @@ def test_nothing_is_granted_before_the_journal_covers_it():
     assert len(list(core.poll(NOON))) == 1
 
 
-def test_a_small_budget_is_claimed_in_small_blocks():
-    core = QuotaCore(QuotaSettings(per_day=BudgetSettings(requests=100), journal_block=64), NOON)
+@pytest.mark.parametrize(
+    ("bound", "each"),
+    [
+        (BudgetSettings(requests=100), {}),
+        (BudgetSettings(tokens=100_000), {"tokens_per_call": 1000}),
+        (BudgetSettings(requests=10_000, tokens=100_000), {"tokens_per_call": 1000}),
+        (BudgetSettings(usd=0.1), {}),
+    ],
+    ids=["requests", "tokens", "both", "usd"],
+)
+def test_a_small_budget_is_claimed_in_small_blocks(bound, each):
+    core = QuotaCore(QuotaSettings(per_month=bound, journal_block=64, **each), NOON, usd_per_call=0.001)
     written = core.to_journal(NOON)
     assert written is not None
-    assert written["day"]["claimed"]["requests"] <= 4
+    assert written["month"]["claimed"]["requests"] <= 4
 
 
 def test_a_settlement_for_a_broker_before_the_restart_changes_nothing():
