@@ -104,10 +104,9 @@ class Folder:
         return self._opened
 
     def _full(self, name: str) -> str:
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts:
+        if leads_out(name):
             raise ValueError(f"{name!r} leads out of {self.address}")
-        return "/".join((self.path, *parts))
+        return "/".join((self.path, *PurePosixPath(name).parts))
 
     # --- single files ---------------------------------------------------------------------------------------
 
@@ -226,3 +225,14 @@ class Folder:
         except OSError as error:
             reason = (error.strerror or str(error)).splitlines()[0].rstrip(".")
             raise UserError(f"{self.address} cannot be written to: {reason}.") from error
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name of something in a folder is of something outside."""
+    return name.startswith("/") or ".." in PurePosixPath(name).parts
+
+
+def check_inside(what: str, name: str) -> None:
+    """Raise ValueError, in a configuration's words, unless `name` is of something in a run's folder."""
+    if not name or "://" in name or leads_out(name):
+        raise ValueError(f"{what} is {name!r} and must be a folder within the run's, as in {what}=costly")

@@ -234,7 +234,7 @@ def bench_search(
 
 def main() -> None:
     """The `mmsearch` command. A person's own modules are found in the working directory, as Ray's workers find them."""
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # last: a file there must not pass for a library
     try:
         app()
     except UserError as error:

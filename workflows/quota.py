@@ -25,7 +25,7 @@ def run(settings: Any, *, as_json: bool = False) -> None:
         print(json.dumps(rows, indent=2))
     elif not rows:
         Console().print(
-            "no endpoint of this configuration has a quota (search.text[0].quota=..., evaluate.judge.quota=...)",
+            "no endpoint of this configuration has a quota: see `quota` of the providers in conf/web.yaml",
             highlight=False,
         )
     else:

@@ -30,14 +30,19 @@ class RewardEvaluator:
         return with_own_total(self._own, question, trajectory, parts) if self._own else parts
 
 
+def check_reward(settings: RewardSettings) -> None:
+    """Raise UserError here, not in an actor far away, for a reward function that cannot be imported."""
+    if settings.function:
+        own_reward(settings.function)
+
+
 def start_evaluators(settings: RewardSettings, protocol: str) -> list[Any]:
     """Handles of `settings.evaluators` RewardEvaluator actors. Ray must be running.
 
     KeyError: no such preset. `UserError`: no such reward function.
     """
     PRESETS[protocol]
-    if settings.function:
-        own_reward(settings.function)
+    check_reward(settings)
     options = ray.remote(RewardEvaluator).options(
         num_cpus=settings.evaluator_cpus, max_restarts=-1, max_concurrency=1000
     )

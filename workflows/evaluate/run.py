@@ -26,8 +26,10 @@ from actors.agent.prompts import PRESETS
 from actors.agent.seams import ImageStore, Sampling
 from actors.agent.trajectory import Question
 from actors.model.load import local_model
+from actors.reward.actor import check_reward
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
+from actors.search.actor import check_providers
 from actors.search.settings import SearchSettings
 from cluster import runtime
 from cluster.errors import UserError
@@ -66,7 +68,9 @@ class Plan:
     cluster: RuntimeSettings
 
     def check(self) -> None:
-        """Raise `UserError` for parts that do not fit each other."""
+        """Raise `UserError` for parts that do not fit each other, or cannot be found."""
+        check_providers(self.search)
+        check_reward(self.reward)
         if self.limits.max_total_tokens > self.engine.max_model_len:
             raise UserError(
                 f"an episode may have {self.limits.max_total_tokens} tokens,"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from actors.reward.settings import JudgeSettings
+from cluster.storage import check_inside
 from workflows.evaluate.arms import ARMS
 
 AT_LEAST_ONE = {"ge": 1}
@@ -47,7 +48,8 @@ class EvaluateSettings:
     # judged accuracy beside exact match; none unless a model is named
 
     def check(self) -> None:
-        """Raise ValueError for arms that there are not, or none, or the same one twice."""
+        """Raise ValueError for arms that there are not, or none, or the same one twice, or a folder outside."""
+        check_inside("folder", self.folder)
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown or not self.arms:
             raise ValueError(f"arms is {self.arms} and must name some of {', '.join(ARMS)}")

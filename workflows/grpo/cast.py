@@ -17,10 +17,11 @@ from actors.agent.episode import Limits
 from actors.agent.seams import ImageStore
 from actors.learner.actor import LearnerRanks
 from actors.learner.settings import LearnerSettings
-from actors.reward.actor import RemoteScorer, start_evaluators
+from actors.reward.actor import RemoteScorer, check_reward, start_evaluators
 from actors.reward.settings import RewardSettings
 from actors.sampler.actor import start_sampler
 from actors.sampler.settings import EngineSettings
+from actors.search.actor import check_providers
 from actors.search.pool import Searchers
 from actors.search.settings import SearchSettings
 from actors.weights.transport import default_root
@@ -56,7 +57,9 @@ class Plan:
     tracking: Tracking | None = None  # who shows its curves
 
     def check(self) -> None:
-        """Raise `UserError` for parts that do not fit each other."""
+        """Raise `UserError` for parts that do not fit each other, or cannot be found."""
+        check_providers(self.search)
+        check_reward(self.reward)
         if self.limits.max_total_tokens > self.engine.max_model_len:
             raise UserError(
                 f"an episode may have {self.limits.max_total_tokens} tokens,"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cluster.storage import check_inside
+
 AT_LEAST_ONE = {"ge": 1}
 NOT_NEGATIVE = {"ge": 0}
 SECONDS = {"gt": 0.0}
@@ -129,6 +131,7 @@ class GrpoSettings:
 
     def check(self) -> None:
         """Raise ValueError for values that do not fit each other."""
+        check_inside("folder", self.folder)
         if self.min_siblings > self.group_size:
             raise ValueError(f"min_siblings must be at most group_size={self.group_size}, not {self.min_siblings}")
         if self.window is not None and not 1 <= self.window <= self.slots:

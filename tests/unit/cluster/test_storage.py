@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import UserError
-from cluster.storage import Folder
+from cluster.storage import Folder, check_inside
 
 
 def test_a_relative_path_becomes_an_absolute_address(tmp_path, monkeypatch):
@@ -116,3 +116,13 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     assert "\n" not in caught.value.message
     Folder(tmp_path / "fine").ensure_writable()
     assert Folder(tmp_path / "fine").list() == []
+
+
+@pytest.mark.parametrize("name", ["", "../escape", "/abs", "a/../../b", "s3://bucket/x"])
+def test_a_folder_of_a_run_must_lie_within_it(name):
+    with pytest.raises(ValueError, match="within the run's"):
+        check_inside("folder", name)
+
+
+def test_a_folder_within_a_run_may_be_deep():
+    check_inside("folder", "costly/evaluate")
