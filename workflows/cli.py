@@ -2,7 +2,8 @@
 
 Commands are thin: they load the settings and hand them to their stage, which is imported only then, so that
 `--help` and a mistake in the configuration answer at once. A UserError becomes its one sentence and exit code
-2, Ctrl-C one sentence and exit code 130; any other exception is a bug and keeps its traceback."""
+2, Ctrl-C one sentence and exit code 130, a run that broke one and exit code 1; any other exception is a bug and keeps its
+traceback."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.errors import UserError
+from cluster.errors import RunBroken, UserError
 from workflows import cli_index, cli_search
-from workflows.commands import SETTING, Config, Overrides, stage
+from workflows.commands import SETTING, Config, Overrides, restarted, stage
 
 app = typer.Typer(
     name="mmsearch",
@@ -74,9 +75,22 @@ def sft(overrides: Overrides = None, config: Config = None) -> None:
     stage("workflows.sft:run", config, overrides)
 
 
-@app.command(epilog="Example: `mmsearch grpo --config embedded run.name=mine`")
-def grpo(overrides: Overrides = None, config: Config = None) -> None:
+@app.command(
+    epilog="Examples: `mmsearch grpo --config embedded run.name=mine`, `mmsearch grpo --restarts 5 run.name=mine`"
+)
+def grpo(
+    overrides: Overrides = None,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="After a crash start again from the newest checkpoint; N times in vain end it."
+        ),
+    ] = 0,
+    config: Config = None,
+) -> None:
     """Train with asynchronous GRPO, from the SFT model on."""
+    if restarts:
+        restarted("workflows.grpo.run:progress", config, overrides, restarts)
     stage("workflows.grpo.run:run", config, overrides)
 
 
@@ -242,6 +256,9 @@ def main() -> None:
         told = getattr(error, "cause", error)
         print(f"mmsearch: {getattr(told, 'message', told)}", file=sys.stderr)
         sys.exit(2)
+    except RunBroken as error:
+        print(f"mmsearch: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -73,17 +73,24 @@ class Command:
 
     def kill(self) -> list[str]:
         """Kill it alone, without a warning; returns the titles of those that it had started and that outlive it."""
-        family = self._family()
-        self._process.kill()
+        left = killed_with_its_family(psutil.Process(self._process.pid))
         self._process.wait(60)
-        _, left = psutil.wait_procs(family, timeout=OUTLIVES_S)
-        titles = [_title(process) for process in left]
-        for process in left:
-            process.kill()
-        return [title for title in titles if title]
+        return left
 
     def _family(self) -> list[psutil.Process]:
         return psutil.Process(self._process.pid).children(recursive=True)
+
+
+def killed_with_its_family(process: psutil.Process) -> list[str]:
+    """Kill it alone, without a warning; returns the titles of those that it had started and that outlive it, which then
+    are killed, too."""
+    family = process.children(recursive=True)
+    process.kill()
+    _, left = psutil.wait_procs(family, timeout=OUTLIVES_S)
+    titles = [_title(one) for one in left]
+    for one in left:
+        one.kill()
+    return [title for title in titles if title]
 
 
 def _title(process: psutil.Process) -> str:

@@ -65,6 +65,10 @@ class TornCheckpoint(Exception):
     """A checkpoint that is not as its writer left it."""
 
 
+class UnfinishedCheckpoint(TornCheckpoint):
+    """A checkpoint whose writer was ended: what came before it is still there, unless it was the first."""
+
+
 class CheckpointStore:
     """The checkpoints of one run. `identity`: plain values by key that must not change between its parts."""
 
@@ -79,22 +83,23 @@ class CheckpointStore:
         return folder
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole one; None when the run has none yet.
+        """The newest whole one; None when the run has none yet, for its first one was never finished, too.
 
         Raise `UserError` when there are checkpoints but none is whole, or when the configuration differs.
         """
-        names = self._names()
+        names, damaged = self._names(), 0
         for name in reversed(names):
             folder = self._folder / name
             try:
                 data = _checked(folder)
                 state, groups = _state(data), _groups(folder)
             except (TornCheckpoint, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-                self._say(f"checkpoint {name} is not whole ({error}): going back to the one before")
+                self._say(f"checkpoint {name} is not whole ({error}): going back to what was before it")
+                damaged += not isinstance(error, UnfinishedCheckpoint)
                 continue
             self._compare(name, data["identity"])
             return Checkpoint(folder, state, groups)
-        if names:
+        if damaged:
             raise UserError(
                 f"none of the {len(names)} checkpoints in {self._folder} is whole: delete the folder to start anew."
             )
@@ -141,8 +146,10 @@ def _checked(folder: Folder) -> dict[str, Any]:
     """The content of controller.json, after every file was found as the marker says."""
     try:
         marker = folder.read_json(MARKER)
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise TornCheckpoint("its writer did not finish") from None
+    except FileNotFoundError:
+        raise UnfinishedCheckpoint("its writer did not finish") from None
+    except json.JSONDecodeError:
+        raise TornCheckpoint(f"{MARKER} cannot be read") from None
     sizes = _sizes(folder)
     for name, size in marker["sizes"].items():
         if sizes.get(name) != size:

@@ -38,6 +38,7 @@ from typing import TypeVar
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Failure, Question
+from cluster.errors import RunBroken
 from workflows.grpo.dispatch import Episode, Fleet, FleetLimits
 from workflows.grpo.evaluation_state import EvaluationState
 from workflows.grpo.online_evaluation import OnlineEvaluation
@@ -57,7 +58,7 @@ BARREN_ROUNDS = 2  # times all slots: groups cancelled in a row, with none finis
 CANCEL_TASKS_S = 30.0  # for tasks to notice that they were cancelled
 
 
-class RunFailed(RuntimeError):
+class RunFailed(RunBroken):
     """The run cannot go on; what it had up to its last step is in a checkpoint."""
 
 

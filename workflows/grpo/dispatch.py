@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Failure, Question, Summary
+from cluster.errors import RunBroken
 from workflows.grpo.ports import BudgetSpent, Payload, Sampler, SamplerGone, Ticket
 
 FAILURES_TO_FENCE = 16  # in a row on one sampler, without any success between: it is broken, not unlucky
@@ -34,7 +35,7 @@ POLL_S = 1.0  # between two looks at how many episodes wait for tools
 CANCEL_S = 5.0  # for telling a sampler to abort; it may be the very one that hangs
 
 
-class NoSampler(RuntimeError):
+class NoSampler(RunBroken):
     """No sampler could be had within the deadline."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary
+from cluster.errors import RunBroken
 from workflows.grpo.evaluation_state import Best, EvaluationState
 from workflows.grpo.prompts_cursor import CursorState
 from workflows.grpo.work_buffer import BufferState, GroupId
@@ -23,6 +24,10 @@ Ticket = Any
 
 class SamplerGone(RuntimeError):
     """The sampler's process is dead: nothing it was asked will be answered."""
+
+
+class LearnerGone(RunBroken):
+    """A process of the learner is dead: what it knew beyond the newest checkpoint is lost."""
 
 
 class BudgetSpent(RuntimeError):

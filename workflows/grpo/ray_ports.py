@@ -7,7 +7,8 @@ work along, and the learner's processes fetch them without their passing through
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -23,7 +24,7 @@ from cluster.runtime import NAMESPACE
 from cluster.storage import Folder
 from workflows.grpo.best_models import BestModels
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore, SavedGroup
-from workflows.grpo.ports import BudgetSpent, ControllerState, GroupResult, Payload, SamplerGone, Ticket
+from workflows.grpo.ports import BudgetSpent, ControllerState, GroupResult, LearnerGone, Payload, SamplerGone, Ticket
 from workflows.grpo.refusals import Spending
 
 BROKER_ANSWERS_S = 5.0
@@ -95,11 +96,13 @@ class RayLearner:
         self._ranks = ranks
 
     async def train(self, groups: Sequence[GroupResult], version: int) -> Mapping[str, float]:
-        stats = await self._ranks.train([group.payloads for group in groups], version)
+        with _deaths_told():
+            stats = await self._ranks.train([group.payloads for group in groups], version)
         return stats.numbers()
 
     async def publish(self, version: int) -> Ticket:
-        return await self._ranks.publish(version)
+        with _deaths_told():
+            return await self._ranks.publish(version)
 
 
 class RaySaver:
@@ -121,7 +124,21 @@ class RaySaver:
         await self._best.checkpointed(state.evaluation.best)
 
     async def _save_learner(self, folder: Folder) -> None:
-        await self._ranks.save(folder.address)
+        with _deaths_told():
+            await self._ranks.save(folder.address)
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    """Raise `LearnerGone` for a rank that died; what a rank raised stays what it is."""
+    try:
+        yield
+    except RayTaskError:
+        raise
+    except RayActorError as error:
+        raise LearnerGone(
+            "a learner process died; the run goes on from its newest checkpoint when started again"
+        ) from error
 
 
 async def fetch(payloads: Sequence[Payload]) -> list[Trajectory]:

@@ -64,6 +64,11 @@ def run(settings: Any, resume: bool = True) -> None:
     train(plan_of(settings), resume=resume)
 
 
+def progress(settings: Any) -> list[str]:
+    """What changes as a run gets further: its checkpoints."""
+    return (settings.run.folder / settings.grpo.folder / "checkpoints").list()
+
+
 def train(plan: Plan, *, resume: bool = True, console: Console | None = None) -> RunEnd:
     """Run it to its end, or until it is stopped (KeyboardInterrupt, after a checkpoint)."""
     console = console or Console(stderr=True)

@@ -1,4 +1,5 @@
-"""A GRPO run that loses its sampler, is stopped by Ctrl-C and is then killed trains every step once."""
+"""A GRPO run that loses its sampler, is stopped by Ctrl-C, then loses its controller and its learner, trains every step
+once."""
 
 import json
 
@@ -6,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.storage import Folder
-from tests.slow.commands import Command
+from tests.slow.commands import Command, killed_with_its_family
 from workflows.grpo import manifest
 from workflows.grpo.recorder import training_steps
 
@@ -45,16 +46,21 @@ def test_a_run_that_loses_its_sampler_and_its_life_trains_every_step_once(prepar
     stopped_after = facts["step"]
     assert done < stopped_after < STEPS - 6
 
-    with Command(tmp_path / "second.log", *words) as second:
+    with Command(tmp_path / "second.log", *words, "--restarts", "3") as second:
         second.until(lambda: newest(grpo) >= stopped_after + 3, PATIENCE_S)
         assert f"continuing after step {stopped_after} of {STEPS}" in second.said
-        left = second.kill()
-        # of what is ours nothing outlives the command, engines included; Ray's own agents take their time
+        (controller,) = second.workers("workflows.cli")
+        left = killed_with_its_family(controller)
+        # of what is ours nothing outlives the controller, engines included; Ray's own agents take their time
         assert not [title for title in left if any(name in title for name in OURS)], left
-
-    with Command(tmp_path / "third.log", *words) as third:
-        said = third.ends_with(0, PATIENCE_S)
-    assert "continuing after step" in said
+        reached = newest(grpo)
+        second.until(lambda: newest(grpo) >= reached + 2, PATIENCE_S)
+        (learner,) = second.workers("PolicyLearner")
+        learner.kill()
+        said = second.ends_with(0, PATIENCE_S)
+    assert "it ended with SIGKILL; again in" in said
+    assert "it ended with exit code 1; again in" in said
+    assert said.count("continuing after step") == 3
     assert manifest.read(Folder(grpo))["complete"]
     assert_trained_once(grpo)
 

@@ -59,9 +59,14 @@ async def test_what_has_no_reward_says_so_by_its_type_and_dead_evaluators_are_an
     for handle in handles:
         ray.kill(handle)
     with pytest.raises(ScoringFailed, match="no reward evaluator answered") as caught:
-        for _ in range(100):  # a kill takes effect some time after its call
-            await RemoteScorer(handles, timeout=0.5).score(QUESTION, RIGHT)
+        await _scored_until_refused(RemoteScorer(handles, timeout=0.5))
     assert caught.value.failure is Failure.INFRA
+
+
+async def _scored_until_refused(scorer) -> None:
+    """A kill takes effect some time after its call."""
+    for _ in range(100):
+        await scorer.score(QUESTION, RIGHT)
 
 
 def test_a_protocol_that_does_not_exist_is_refused_before_an_actor_starts():

@@ -161,9 +161,18 @@ async def test_a_writer_that_dies_leaves_the_one_before(store, said):
 
 async def test_when_none_is_whole_a_person_is_told(store):
     folder = await write(store, 1)
-    folder.delete("COMPLETE.json")
+    folder.delete("learner/weights.bin")
     with pytest.raises(UserError, match="none of the 1 checkpoints"):
         store.latest()
+
+
+async def test_a_run_that_was_killed_within_its_first_checkpoint_begins_anew(store, said):
+    folder = await write(store, 1)
+    folder.delete("COMPLETE.json")
+    assert store.latest() is None
+    assert "did not finish" in said[0]
+    await write(store, 1)
+    assert store.latest().state.step == 1
 
 
 async def test_another_configuration_is_refused_with_both_values(store, tmp_path):
