@@ -31,7 +31,6 @@ from workflows.evaluate.arms import MADE_BY, WEIGHTS
 from workflows.progress import interrupts_noted
 from workflows.steps import StepPrinter, document
 
-
 STOP_S = 5.0  # after Ctrl-C, for engine and tools to end in good order
 
 

@@ -1,9 +1,9 @@
 """`mmsearch <command> [--config FILE] [key=value ...]`: what a person types.
 
 Commands are thin: they load the settings and hand them to their stage, which is imported only then, so that
-`--help` and a mistake in the configuration answer at once. A UserError becomes its one sentence and exit code
-2, Ctrl-C one sentence and exit code 130, a run that broke one and exit code 1; any other exception is a bug and keeps its
-traceback."""
+`--help` and a mistake in the configuration answer at once. A UserError becomes its one sentence and exit code 2, a
+run that broke exit code 1, Ctrl-C exit code 130; any other exception is a bug and keeps its traceback.
+"""
 
 from __future__ import annotations
 
