@@ -142,8 +142,8 @@ class RolloutSampler:
         return len(tasks)
 
     async def healthy(self) -> bool:
-        """Whether it can be given work: the engine runs and its weights are whole."""
-        return self._started and self._engine.healthy()
+        """Whether it can be given work: the engine runs, its weights are whole, and it does not hang."""
+        return self._started and await self._engine.answers()
 
     async def stats(self) -> dict[str, Any]:
         """The engine's counters and the number of episodes under way."""

@@ -124,6 +124,15 @@ class Engine:
         """Whether turns can be served: started, alive, and not half-loaded."""
         return self._llm is not None and not self._broken and not self._llm.errored
 
+    async def answers(self) -> bool:
+        """`healthy`, and the engine's core takes a question between two of its steps: it does not hang.
+
+        While weights are loaded it need not answer; that has a deadline of its own.
+        """
+        if not self.healthy() or self._update_lock.locked():
+            return self.healthy()
+        return await _answered(self._llm.is_sleeping(), self._settings.answer_timeout_s)
+
     def stats(self) -> EngineStats:
         states = () if self._llm is None else tuple(self._llm.output_processor.request_states.values())
         waiting = sum(state.is_prefilling for state in states)

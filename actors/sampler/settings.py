@@ -43,6 +43,8 @@ class EngineSettings:
     # a weight update that takes longer breaks the engine
     abort_grace_s: float = field(default=10.0, metadata={"gt": 0})
     # how long an engine may take to answer an abort before it counts as failed
+    answer_timeout_s: float = field(default=30.0, metadata={"gt": 0})
+    # an engine that does not answer between two steps for so long hangs, and is replaced
     seed: int = field(default=0, metadata={"ge": 0})
     # of the engine
     honour_request_seeds: bool = False

@@ -393,4 +393,5 @@ def _limits(s: GrpoSettings) -> FleetLimits:
         update_timeout_s=s.publish_timeout_s,
         ready_timeout_s=s.ready_timeout_s,
         probe_every_s=s.probe_every_s,
+        probe_timeout_s=s.probe_timeout_s,
     )

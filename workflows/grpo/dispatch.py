@@ -49,6 +49,7 @@ class FleetLimits:
     update_timeout_s: float
     ready_timeout_s: float
     probe_every_s: float
+    probe_timeout_s: float = 40.0
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,7 @@ class Fleet:
     async def _look_after(self, seat: _Seat) -> None:
         if not seat.fenced:
             try:
-                async with asyncio.timeout(self._limits.update_timeout_s):
+                async with asyncio.timeout(self._limits.probe_timeout_s):
                     well = await seat.sampler.healthy()
             except Exception as error:
                 well = False

@@ -114,6 +114,8 @@ class GrpoSettings:
     # without any progress for this long, who waits for whom is printed
     probe_every_s: float = field(default=10.0, metadata=SECONDS)
     # health checks of samplers
+    probe_timeout_s: float = field(default=40.0, metadata=SECONDS)
+    # a sampler that does not answer its check for so long hangs, and is replaced; more than engine.answer_timeout_s
 
     checkpoint_every: int = field(default=20, metadata=AT_LEAST_ONE)
     # steps; a checkpoint is also made when the run stops

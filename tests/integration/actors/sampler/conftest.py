@@ -29,6 +29,7 @@ def engine_settings(dtype: str) -> EngineSettings:
         max_num_batched_tokens=2048,
         kv_cache_bytes=128 << 20,
         update_timeout_s=60,
+        answer_timeout_s=5,
     )
 
 

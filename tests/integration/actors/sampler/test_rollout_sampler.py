@@ -177,6 +177,20 @@ def test_a_cancelled_question_ends_as_a_failed_episode_and_leaves_nothing_behind
     assert (stats["episodes"], stats["running"], stats["waiting"]) == (0, 0, 0)
 
 
+def test_an_engine_that_hangs_is_not_healthy_until_it_goes_on(sampler, pictures):
+    core = [process for process in sampler.engine_processes() if "EngineCore" in " ".join(process.cmdline())]
+    assert core
+    try:
+        for process in core:
+            process.suspend()
+        assert not got(sampler.actor.healthy.remote(), 30)
+    finally:
+        for process in core:
+            process.resume()
+    assert got(sampler.actor.healthy.remote(), 30)
+    assert sampler.play(question("go on", pictures))[0].failure is Failure.POLICY
+
+
 def test_an_engine_that_dies_is_an_infrastructure_failure_and_turns_unhealthy(sampler, pictures):
     """Last in this file: the engine is gone afterwards."""
     assert got(sampler.actor.healthy.remote(), 30)

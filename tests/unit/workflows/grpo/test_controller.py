@@ -222,6 +222,35 @@ def test_a_learner_that_hangs_is_given_up_with_a_report(monkeypatch):
         run_all(world, SMALL)
 
 
+def test_a_sampler_that_hangs_is_fenced_by_its_probe_long_before_its_episodes_are_late(monkeypatch):
+    run, hung = OneSampler.run, []
+
+    async def hangs(self, *args):
+        if self.name == "s0" and not hung:
+            hung.append(asyncio.get_running_loop().time())
+            self.dead = True
+            self.healthy = asyncio.Event().wait  # as a stopped process: neither answers nor fails
+        if self.dead:
+            await asyncio.Event().wait()
+        return await run(self, *args)
+
+    async def revive(self):
+        self.dead, self.version, self.healthy = False, -1, alive
+
+    async def alive():
+        back.append(asyncio.get_running_loop().time())
+        return True
+
+    back = []
+    monkeypatch.setattr(OneSampler, "run", hangs)
+    monkeypatch.setattr(OneSampler, "revive", revive)
+    world = World()
+    end, _ = run_all(world, replace(SMALL, steps=12, probe_every_s=5, probe_timeout_s=15, episode_timeout_s=600))
+    assert end.complete
+    assert any("s0 is fenced: does not answer its health probe" in line for line in world.said)
+    assert back[0] - hung[0] < 45
+
+
 def test_a_stall_is_reported_while_it_lasts():
     world = World(0, Luck(hang=0.3, flat=0.0))
     end, _ = run_all(world, replace(SMALL, episode_timeout_s=300))
