@@ -6,7 +6,8 @@ Least loaded first, reissued when the infrastructure fails, fenced when a sample
         ^                                                  | dead, late, failed
         +--------- another sampler, up to n times ---------+            after that: masked, never a reward of 0
 
-    tend()    probes the live samplers; fences what does not answer; revives what is fenced:
+    tend()    probes the live samplers, now and then and whenever one fails an episode, which is given nothing until it
+              has answered; fences what does not; revives what is fenced:
               revive -> update to the current weights -> seats again ("a late joiner loads before its first
               token")
     update()  every live sampler loads new weights; one that fails or is late is fenced, the others go on
@@ -22,6 +23,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from actors.agent.seams import Sampling
@@ -73,6 +75,8 @@ class _Seat:
     in_tools: int = 0  # of the running ones, those that waited for a tool when last asked
     fenced: str = "not started"  # why it is given nothing; "" when it is live
     failures_in_a_row: int = 0
+    suspected: bool = False  # it failed an episode, and has not been probed since
+    look: asyncio.Event = field(default_factory=asyncio.Event)  # it is to be looked after now
 
     @property
     def name(self) -> str:
@@ -101,6 +105,7 @@ class Fleet:
         self._weights = asyncio.Lock()  # one weight update at a time, joins included
         self._ticket: Ticket | None = None
         self.updating = False
+        self._tended = False
         self.failures: Counter[str] = Counter()
         self.on_change: Callable[[], None] = lambda: None
 
@@ -149,6 +154,7 @@ class Fleet:
                 if summary.failure is not Failure.INFRA:
                     return Episode(summary, payload, tuple(failures), wasted)
                 wasted += summary.sampled_tokens
+                self._suspect(seat)
                 answer = "the episode met a failure of the infrastructure"
             failures.append(f"{seat.name}: {answer}")
             self.failures[answer] += 1
@@ -235,7 +241,7 @@ class Fleet:
             room = {
                 seat.name: seat.load
                 for seat in self._seats.values()
-                if not seat.fenced and seat.load < self._limits.episodes_per_sampler
+                if not seat.fenced and not seat.suspected and seat.load < self._limits.episodes_per_sampler
             }
             if not room:
                 return
@@ -251,10 +257,17 @@ class Fleet:
         if seat.fenced:
             return
         seat.fenced = reason
+        seat.look.set()
         self._say(f"sampler {name} is fenced: {reason}; its {len(seat.running)} episodes are reissued")
         for task in list(seat.running):
             task.cancel()
         self.on_change()
+
+    def _suspect(self, seat: _Seat) -> None:
+        """It may be broken, or only have met a tool that was: without a probe, one that is would spoil all it gets."""
+        if self._tended and not seat.fenced:
+            seat.suspected = True
+            seat.look.set()
 
     # -- weights and health --
 
@@ -307,6 +320,7 @@ class Fleet:
     async def tend(self) -> None:
         """Probe and revive, for ever."""
         seats = self._seats.values()
+        self._tended = True
         await asyncio.gather(*(self._tend(seat) for seat in seats), *(self._poll(seat) for seat in seats))
 
     async def _poll(self, seat: _Seat) -> None:
@@ -324,7 +338,10 @@ class Fleet:
 
     async def _tend(self, seat: _Seat) -> None:
         while True:
-            await asyncio.sleep(self._limits.probe_every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.probe_every_s):
+                    await seat.look.wait()
+            seat.look.clear()
             await self._look_after(seat)
 
     async def _look_after(self, seat: _Seat) -> None:
@@ -335,8 +352,10 @@ class Fleet:
             except Exception as error:
                 well = False
                 self.failures[f"probe: {type(error).__name__}"] += 1
+            seat.suspected = False
             if not well:
                 self.fence(seat.name, "does not answer its health probe")
+            self._serve()
             return
         try:
             await self.join(seat.name, revive=True)

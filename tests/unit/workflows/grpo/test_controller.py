@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.agent.trajectory import Ending, Failure, Summary
 from tests.unit.workflows.grpo.bad_world import (
     SMALL,
     Luck,
@@ -249,6 +250,27 @@ def test_a_sampler_that_hangs_is_fenced_by_its_probe_long_before_its_episodes_ar
     assert end.complete
     assert any("s0 is fenced: does not answer its health probe" in line for line in world.said)
     assert back[0] - hung[0] < 45
+
+
+def test_an_engine_that_fails_all_episodes_at_once_spoils_few_of_them(monkeypatch):
+    play, played = OneSampler.play, []
+
+    async def spoils(self, question, index):
+        played.append(question.id)
+        if len(played) == 5 or self.dead:
+            return failed(question, index, self)
+        return await play(self, question, index)
+
+    def failed(question, index, sampler):
+        sampler.dead = True  # as an engine whose core has died: its sampler answers, and every episode fails
+        return Summary(question.id, index, 0.0, 0.0, Ending.FAILED, Failure.INFRA, 0, 10, 50, 0, 0, 1.0, {}), "nothing"
+
+    monkeypatch.setattr(OneSampler, "play", spoils)
+    world = World(0, Luck(flat=0.0))
+    end, c = run_all(world, replace(SMALL, samplers=1, probe_every_s=60))
+    assert end.complete
+    assert any("s0 is back" in line for line in world.said)
+    assert c.totals["episodes/masked"] == 0
 
 
 def test_a_stall_is_reported_while_it_lasts():
