@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from actors.agent.trajectory import Segment, Trajectory
+from actors.agent.trajectory import Ending, Outcome, Segment, Trajectory
 from actors.learner.advantage import Filtered, trajectory_advantages
 from actors.model.batch import TokenBatch, collate, micro_batches
 from actors.model.expansion import Expanded, ExpansionError, expand
 from actors.model.pixels import Pixels
+
+WORLD_FAILED = (Outcome.REFUSED, Outcome.INFRA_ERROR)  # the ends of a tool call that are no fault of the policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,8 @@ class BatchReport:
     cut: int  # trained, but shortened to fit
     too_long: int  # left out: nothing trainable fits
     malformed: int  # left out: placeholders and images did not match
+    over_long: int  # left out as configured: they ran out of tokens
+    tool_failed: int  # cut as configured, where a tool failed for no fault of the policy
     nonfinite: int  # tokens left out for their behaviour log-prob
     tokens: int  # trained
     staleness_mean: float  # of trained tokens, in versions
@@ -48,8 +52,8 @@ class BatchReport:
         plain = {
             name: float(getattr(self, name))
             for name in (
-                "groups", "sequences", "masked", "cut", "too_long", "malformed", "nonfinite", "staleness_mean",
-                "staleness_max",
+                "groups", "sequences", "masked", "cut", "too_long", "malformed", "over_long", "tool_failed",
+                "nonfinite", "staleness_mean", "staleness_max",
             )
         }  # fmt: skip
         return {f"batch_{k}": v for k, v in plain.items()} | {
@@ -64,8 +68,10 @@ def train_sequences(
     image_token_id: int,
     max_length: int,
     version: int,
+    mask: Sequence[str] = (),
 ) -> tuple[list[TrainSequence], BatchReport]:
-    """Sequences of all groups that teach something. `version` is that of the learner's weights."""
+    """Sequences of all groups that teach something. `version` is that of the learner's weights; `mask` names what is
+    left out of the loss (`LearnerSettings.mask`)."""
     sequences: list[TrainSequence] = []
     count: Counter[str] = Counter()
     filtered = {reason.value: 0 for reason in Filtered if reason is not Filtered.NO}
@@ -79,7 +85,7 @@ def train_sequences(
             if not used:
                 count["masked"] += 1
                 continue
-            expanded = _prepare(trajectory, image_token_id, max_length, count)
+            expanded = _prepare(trajectory, image_token_id, max_length, mask, count)
             if expanded is not None:
                 sequences.append(TrainSequence(expanded, float(value)))
     ages = [version - s.expanded.versions[s.expanded.loss_mask] for s in sequences]
@@ -92,6 +98,8 @@ def train_sequences(
         cut=count["cut"],
         too_long=count["too_long"],
         malformed=count["malformed"],
+        over_long=count["over_long"],
+        tool_failed=count["tool_failed"],
         nonfinite=count["nonfinite"],
         tokens=len(age),
         staleness_mean=float(age.mean()) if len(age) else 0.0,
@@ -100,12 +108,20 @@ def train_sequences(
     return sequences, report
 
 
-def _prepare(trajectory: Trajectory, image_token_id: int, max_length: int, count: Counter[str]) -> Expanded | None:
-    kept = cut_segments(trajectory.segments, max_length)
+def _prepare(
+    trajectory: Trajectory, image_token_id: int, max_length: int, mask: Sequence[str], count: Counter[str]
+) -> Expanded | None:
+    if "over_long" in mask and trajectory.ending is Ending.OUT_OF_TOKENS:
+        count["over_long"] += 1
+        return None
+    segments = before_failure(trajectory) if "fatal_tool" in mask else trajectory.segments
+    kept = cut_segments(segments, max_length)
     if not kept:
         count["too_long"] += 1
         return None
-    count["cut"] += sum(s.trained for s in kept) < sum(s.trained for s in trajectory.segments)
+    whole, sound, fitting = (sum(s.trained for s in part) for part in (trajectory.segments, segments, kept))
+    count["tool_failed"] += sound < whole
+    count["cut"] += fitting < sound
     try:
         expanded = expand(kept, image_token_id)
     except ExpansionError:
@@ -117,6 +133,18 @@ def _prepare(trajectory: Trajectory, image_token_id: int, max_length: int, count
         logprobs = np.where(bad, np.float32(0), expanded.logprobs)
         expanded = replace(expanded, loss_mask=expanded.loss_mask & ~bad, logprobs=logprobs)
     return expanded if expanded.loss_mask.any() else None
+
+
+def before_failure(trajectory: Trajectory) -> tuple[Segment, ...]:
+    """The segments up to the first call of a tool that failed for no fault of the policy; all when none did.
+
+    The call itself was still the policy's choice; what it says after the failure answers to the world's fault.
+    """
+    broken = [call.turn for call in trajectory.tool_calls if call.result.outcome in WORLD_FAILED]
+    if not broken:
+        return trajectory.segments
+    actions = [i for i, segment in enumerate(trajectory.segments) if segment.trained]
+    return trajectory.segments[: actions[min(broken) - 1] + 1]
 
 
 def cut_segments(segments: Sequence[Segment], max_length: int) -> tuple[Segment, ...]:
@@ -136,14 +164,31 @@ def cut_segments(segments: Sequence[Segment], max_length: int) -> tuple[Segment,
 
 
 def share(sequences: Sequence[TrainSequence], rank: int, world: int) -> list[TrainSequence]:
-    """The part of rank `rank`: lengths dealt out like cards, so that ranks get about the same work."""
+    """The part of rank `rank`, so that ranks have equally many sequences, alike in length, and about the same tokens.
+
+    Dealt out like cards, the longest first, each round's longest to the rank that has the fewest tokens: two ranks
+    never differ by more tokens than the longest and the shortest of a round. A rank without any is given the shortest
+    sequence to take part with, nothing of it trained.
+    """
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].expanded), i))
-    return [sequences[i] for i in order[rank::world]]
+    parts: list[list[int]] = [[] for _ in range(world)]
+    tokens = [0] * world
+    for start in range(0, len(order), world):
+        fewest_first = sorted(range(world), key=lambda one: (tokens[one], one))
+        for i, one in zip(order[start : start + world], fewest_first, strict=False):
+            parts[one].append(i)
+            tokens[one] += len(sequences[i].expanded)
+    return [sequences[i] for i in parts[rank]] or [_untrained(sequences[order[-1]])]
 
 
-def split_steps(sequences: Sequence[TrainSequence], steps: int, world: int) -> list[list[TrainSequence]]:
-    """One part for each optimizer step; fewer steps when some rank would have nothing to do in one."""
-    steps = min(steps, len(sequences) // world)
+def _untrained(sequence: TrainSequence) -> TrainSequence:
+    mask = np.zeros_like(sequence.expanded.loss_mask)
+    return TrainSequence(replace(sequence.expanded, loss_mask=mask), 0.0)
+
+
+def split_steps(sequences: Sequence[TrainSequence], steps: int) -> list[list[TrainSequence]]:
+    """One part for each optimizer step, fewer steps when there are fewer sequences; the number of ranks has no say."""
+    steps = min(steps, len(sequences))
     return [list(sequences[i::steps]) for i in range(steps)]
 
 

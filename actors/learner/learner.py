@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ import torch
 
 from actors.agent.seams import ImageStore
 from actors.agent.trajectory import Trajectory
+from actors.learner.adapters import add_adapters
 from actors.learner.backends import build_backend
 from actors.learner.backends.protocol import StepStats
 from actors.learner.backends.ranks import Ranks, join
 from actors.learner.batch import TrainSequence, share, split_steps, to_micro_batches, train_sequences
 from actors.learner.objective import PolicyObjective
+from actors.learner.parts import freeze_parts
+from actors.learner.reference import Reference
 from actors.learner.settings import LearnerSettings
-from actors.model.forward import token_logprobs
 from actors.model.load import copy_without_weights, load_policy, local_model
 from actors.model.pixels import Pixels
 from actors.weights.manifest import INDEX_FILE, WeightTicket, weight_files
@@ -60,20 +62,25 @@ class Learner:
         self.ranks = join(ranks or Ranks(), address=address, port=port, timeout_s=settings.backend.timeout_s)
         self._settings = settings
         self._source = local_model(model)
-        policy = load_policy(self._source, _dtype(settings))
+        policy = load_policy(self._source, "float32" if settings.backend.precision == "fp32" else "bfloat16")
+        freeze_parts(policy, settings.freeze)
+        if settings.lora is not None:
+            add_adapters(policy, settings.lora)
         self._image_token = int(policy.config.image_token_id)
         self._pad = _pad_id(policy.config)
         self._pixels = Pixels.load(self._source, images)
         self._backend = build_backend(policy, settings.backend, self.ranks)
         self._objective = PolicyObjective(settings.objective)
-        self._reference = self._frozen() if settings.objective.kl != "none" else None
+        self._reference = self._second_copy()
         self._transport = FolderTransport(Path(weights_root), config_from=self._source)
 
-    def _frozen(self) -> Any:
-        """The model as it starts, to measure the divergence from. A resumed run starts from the same folder."""
-        reference: Any = load_policy(self._source, _dtype(self._settings))
-        reference = reference.to(self._backend.device)
-        return reference.requires_grad_(False).eval()
+    def _second_copy(self) -> Reference | None:
+        """Of the model as it starts, where one is needed. A resumed run starts from the same folder."""
+        settings = self._settings
+        if settings.objective.kl == "none" or settings.lora is not None:
+            return None
+        offload = settings.objective.reference_offload
+        return Reference.load(self._source, settings.backend, self._backend.device, offload=offload)
 
     def train(self, groups: Sequence[Sequence[Trajectory]], version: int) -> StepStats:
         """Learn from one batch of groups; `version` is that of the weights trained from.
@@ -87,15 +94,16 @@ class Learner:
             image_token_id=self._image_token,
             max_length=self._settings.max_length,
             version=version,
+            mask=self._settings.mask,
         )
-        parts = split_steps(sequences, self._settings.steps_per_batch, self.ranks.world)
+        parts = split_steps(sequences, self._settings.steps_per_batch)
         if not parts:
             empty = StepStats(self._backend.steps, 0.0, 0.0, 0.0, 0, 0, 0, 0.0, skipped=NOTHING)
             return replace(empty, metrics=report.metrics())
         steps = [self._micro_batches(part) for part in parts]
         if len(steps) > 1 and self._settings.objective.proximal == "learner":
-            for batch in (batch for step in steps for batch in step):
-                self._attach(batch, "proximal", self._backend.logprobs(batch, self._objective.temperature))
+            for step in steps:
+                self._attach(step, "proximal", self._backend.logprobs(step, self._objective.temperature))
         stats = [self._backend.train_batch(step, self._objective) for step in steps]
         seconds = sum(s.seconds for s in stats)
         return replace(stats[-1], seconds=seconds, metrics=stats[-1].metrics | report.metrics())
@@ -103,19 +111,20 @@ class Learner:
     def _micro_batches(self, sequences: Sequence[TrainSequence]) -> list[TokenBatch]:
         mine = share(sequences, self.ranks.rank, self.ranks.world)
         batches = to_micro_batches(mine, self._pixels, self._pad, self._settings.micro_batch_tokens)
+        temperature = self._objective.temperature
         if self._reference is not None:
-            for batch in batches:
-                with torch.no_grad():
-                    found = token_logprobs(self._reference, batch.to(self._backend.device), self._objective.temperature)
-                self._attach(batch, "reference", found)
+            self._attach(batches, "reference", self._reference.logprobs(batches, temperature))
+        elif self._settings.objective.kl != "none":
+            self._attach(batches, "reference", self._backend.logprobs(batches, temperature, adapters=False))
         return batches
 
     @staticmethod
-    def _attach(batch: TokenBatch, name: str, values: torch.Tensor) -> None:
-        """Lay flat values of the trained tokens out as an extra [batch, seq]."""
-        extra = torch.zeros(batch.loss_mask.shape)
-        extra[batch.loss_mask] = values.cpu()
-        batch.extras[name] = extra
+    def _attach(batches: Sequence[TokenBatch], name: str, values: Sequence[torch.Tensor]) -> None:
+        """Lay flat values of the trained tokens of each batch out as an extra [batch, seq]."""
+        for batch, flat in zip(batches, values, strict=True):
+            extra = torch.zeros(batch.loss_mask.shape)
+            extra[batch.loss_mask] = flat.cpu()
+            batch.extras[name] = extra
 
     def publish(self, version: int) -> WeightTicket | None:
         """Write the present weights as `version`; the ticket on rank 0, None on the others."""
@@ -144,9 +153,10 @@ class Learner:
             saved = folder.read_json(META_FILE)
         except (OSError, ValueError) as error:
             raise UserError(f"{address} holds no learner checkpoint: {error}") from error
-        for key, value in self._identity().items():
-            if saved.get(key) != value:
-                raise UserError(f"The checkpoint {address} has {key} {saved.get(key)}, this run has {value}.")
+        mine = self._identity()
+        for key in sorted(mine.keys() | saved.keys()):
+            if saved.get(key) != mine.get(key):
+                raise UserError(f"The checkpoint {address} has {key} {saved.get(key)}, this run has {mine.get(key)}.")
         with ExitStack() as scratch:
             local = _working_copy(folder, scratch)
             if not folder.is_local:
@@ -185,12 +195,14 @@ class Learner:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with the learner that continues it."""
         backend = self._settings.backend
-        identity = {"kind": backend.kind, "precision": backend.precision, "ranks": self.ranks.world}
-        return identity | ({"zero_stage": backend.zero_stage} if backend.kind == "deepspeed" else {})
-
-
-def _dtype(settings: LearnerSettings) -> str:
-    return "float32" if settings.backend.precision == "fp32" else "bfloat16"
+        identity: dict[str, Any] = {"kind": backend.kind, "precision": backend.precision, "ranks": self.ranks.world}
+        if backend.kind == "deepspeed":
+            identity["zero_stage"] = backend.zero_stage
+        if self._settings.freeze:
+            identity["freeze"] = sorted(self._settings.freeze)
+        if self._settings.lora is not None:
+            identity["lora"] = asdict(self._settings.lora)
+        return identity
 
 
 def _pad_id(config: Any) -> int:

@@ -8,6 +8,9 @@ from typing import Literal
 POSITIVE = {"ge": 1}
 NOT_NEGATIVE = {"ge": 0}
 
+Part = Literal["vision", "projector"]  # what of a model can be left untrained
+Unlearned = Literal["over_long", "fatal_tool"]  # what of an episode can be left out of the loss
+
 
 @dataclass(frozen=True)
 class CorrectionSettings:
@@ -44,6 +47,9 @@ class ObjectiveSettings:
     # estimator of the divergence from a frozen reference (Schulman); k3 is the papers' "low-variance" one
     kl_coef: float = field(default=0.001, metadata=NOT_NEGATIVE)
     # weight of the divergence in the loss (both papers)
+    reference_offload: bool = False
+    # keep the frozen reference in the host's memory between steps (the papers do). Nothing to do on a CPU, nor with
+    # lora, whose reference is the policy itself without its adapters
     temperature: float = field(default=1.0, metadata={"gt": 0.0})
     # divides the logits, as the sampler did
 
@@ -107,6 +113,8 @@ class BackendSettings:
     # bf16 keeps fp32 master weights in the optimizer
     compile: bool = False
     # torch.compile of the language model; pays off in runs of many minutes on CPU
+    activation_checkpointing: bool = False
+    # keep only what enters each layer and compute the rest again in the backward pass: less memory, one more forward
     timeout_s: float = field(default=600.0, metadata={"gt": 0.0})
     # seconds until a collective with a dead rank gives up
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -118,11 +126,30 @@ class BackendSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters beside linear layers of the language model; only they are trained, and published merged."""
+
+    rank: int = field(default=8, metadata=POSITIVE)
+    # inner width of an adapter (DeepMMSearch-R1's SFT)
+    alpha: float = field(default=16.0, metadata={"gt": 0.0})
+    # an adapter's output counts alpha / rank times
+    dropout: float = field(default=0.0, metadata={"ge": 0.0, "lt": 1.0})
+    # of an adapter's input, in training passes alone; above 0 the learner's log-probs leave the sampler's
+    targets: list[str] = field(default_factory=list)
+    # names of linear layers, as q_proj; empty: all of the language model's layers (not its embedding and head)
+    seed: int = field(default=0, metadata=NOT_NEGATIVE)
+    # of the adapters' first values, so that all ranks begin alike
+
+
+@dataclass(frozen=True)
 class LearnerSettings:
     """One learner: how groups become updates."""
 
     advantage: Literal["mean_std", "mean", "leave_one_out"] = "mean_std"
     # reward minus group mean, over its standard deviation | mean alone (Dr. GRPO, DeepMMSearch-R1) | RLOO
+    mask: list[Unlearned] = field(default_factory=list)
+    # left out of the loss, though its reward stays in the group's baseline: over_long, an episode that ran out of
+    # tokens (DAPO); fatal_tool, what was said after a tool's failure that no fault of the policy was (OpenSearch-VL)
     max_length: int = field(default=8192, metadata=POSITIVE)
     # expanded tokens of one sequence; longer ones are cut at a segment's border
     micro_batch_tokens: int = field(default=16384, metadata=POSITIVE)
@@ -131,5 +158,14 @@ class LearnerSettings:
     # optimizer steps made of one batch of groups; with 1 the proximal policy is the current one
     threads: int = field(default=0, metadata=NOT_NEGATIVE)
     # torch threads of a rank; 0 leaves torch's choice
+    freeze: list[Part] = field(default_factory=list)
+    # parts that stay as they are: vision (the tower without its projector), projector. With lora all but the adapters
+    lora: LoraSettings | None = None
+    # low-rank adapters in place of the weights themselves; null trains the weights
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     backend: BackendSettings = field(default_factory=BackendSettings)
+
+    def check(self) -> None:
+        """Raise ValueError for values that do not fit each other."""
+        if self.lora is not None and self.backend.optimizer.kind == "muon":
+            raise ValueError("backend.optimizer.kind muon is for whole matrices: lora needs adamw")

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 def build_backend(model: Any, settings: BackendSettings, ranks: Ranks) -> LearnerBackend:
     """The configured engine around a Hugging Face model. The process group must stand (`ranks.join`)."""
-    from actors.learner.backends.attention import use_fp32_attention
-    from actors.learner.backends.ranks import training_device
-
-    if settings.precision == "bf16" and training_device().type == "cpu":
-        use_fp32_attention(model)
+    suit_attention(model, settings)
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers now lets every embedding's output ask for gradients, which only the reentrant kind needs: they
+        # would flow through a frozen tower, whose layers would all be computed again
+        model.disable_input_require_grads()
     if settings.compile:
         # shapes differ from batch to batch, so one dynamic graph instead of one for each
         model.model.language_model.compile(dynamic=True)
@@ -28,3 +29,12 @@ def build_backend(model: Any, settings: BackendSettings, ranks: Ranks) -> Learne
     from actors.learner.backends.deepspeed import DeepSpeedBackend
 
     return DeepSpeedBackend(model, settings, ranks)
+
+
+def suit_attention(model: Any, settings: BackendSettings) -> None:
+    """The attention that this precision wants on this machine; the policy's and its reference's must be one."""
+    from actors.learner.backends.attention import use_fp32_attention
+    from actors.learner.backends.ranks import training_device
+
+    if settings.precision == "bf16" and training_device().type == "cpu":
+        use_fp32_attention(model)

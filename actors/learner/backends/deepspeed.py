@@ -12,15 +12,17 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from actors.learner.adapters import Weight, base_weights, without_adapters
+from actors.learner.backends.lockstep import BlankPicture, counts_of, passes
 from actors.learner.backends.plain import adamw, decay_groups
-from actors.learner.backends.protocol import StepStats, Tally, passes, plan
+from actors.learner.backends.protocol import StepStats, Tally
 from actors.learner.backends.ranks import Ranks, training_device
 from actors.learner.objective import Objective
 from actors.learner.schedule import learning_rate
@@ -55,6 +57,7 @@ class DeepSpeedBackend:
         self.device = training_device()
         self._deepspeed = deepspeed
         self._settings = settings
+        self._blank = BlankPicture.of(model.config)
         self.steps = 0
         model = model.to(torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         decay = settings.optimizer.weight_decay
@@ -75,15 +78,17 @@ class DeepSpeedBackend:
 
     def train_batch(self, micro_batches: Sequence[TokenBatch], objective: Objective) -> StepStats:
         started = time.perf_counter()
-        counts, n_passes = plan(micro_batches, self.ranks)
+        counts = counts_of(micro_batches, self.ranks)
+        # ZeRO-3 keeps the last step's gradient of what a step's first pass does not reach, and adds to it
+        planned = passes(micro_batches, self.ranks, self._blank, first_sees=self._settings.zero_stage == 3)
         tally = Tally()
-        for batch, real, last in passes(micro_batches, n_passes):
-            self.engine.set_gradient_accumulation_boundary(last)
-            batch = batch.to(self.device)
+        for one in planned:
+            self.engine.set_gradient_accumulation_boundary(one.last)
+            batch = one.batch.to(self.device)
             terms = objective(self.engine(batch, objective.temperature), batch, counts)
-            scale = float(self.ranks.world) if real else 0.0
+            scale = float(self.ranks.world) if one.real else 0.0
             self.engine.backward(terms.loss * scale, scale_wrt_gas=False)
-            if real:
+            if one.real:
                 tally.add(terms)
         norm, lr, skipped = self._update()
         loss, metrics = tally.reduce(self.ranks)
@@ -94,7 +99,7 @@ class DeepSpeedBackend:
             grad_norm=norm,
             tokens=counts.tokens,
             sequences=counts.sequences,
-            micro_batches=n_passes,
+            micro_batches=len(planned),
             seconds=time.perf_counter() - started,
             skipped=skipped,
             metrics=metrics,
@@ -122,27 +127,36 @@ class DeepSpeedBackend:
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.stack([g.float().norm() for g in grads]).norm())
 
-    def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
-        with torch.no_grad():
-            return self.engine(batch.to(self.device), temperature)
+    def logprobs(
+        self, micro_batches: Sequence[TokenBatch], temperature: float = 1.0, *, adapters: bool = True
+    ) -> list[Tensor]:
+        planned = passes(micro_batches, self.ranks, self._blank)
+        self.engine.eval()
+        with torch.no_grad(), nullcontext() if adapters else without_adapters(self.model):
+            found = [self.engine(one.batch.to(self.device), temperature) for one in planned]
+        self.engine.train()
+        return found[: len(micro_batches)]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        named = list(self.model.named_parameters())
+        weights = base_weights(self.model)
         if self._settings.zero_stage < 3:
-            yield from ((name, parameter.data) for name, parameter in named)
+            yield from ((weight.name, weight.read()) for weight in weights)
             return
-        for bucket in _buckets(named, GATHER_BYTES):
+        for bucket in _buckets(weights, GATHER_BYTES):
             # modifier_rank None: we only read, so nothing is broadcast back
-            with self._deepspeed.zero.GatheredParameters([p for _, p in bucket], modifier_rank=None):
-                yield from ((name, parameter.data) for name, parameter in bucket)
+            gathered = [part for weight in bucket for part in weight.parts]
+            with self._deepspeed.zero.GatheredParameters(gathered, modifier_rank=None):
+                yield from ((weight.name, weight.read()) for weight in bucket)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, client_state={"our_steps": self.steps})
+        self.engine.save_checkpoint(
+            str(folder), tag=CHECKPOINT_TAG, client_state={"our_steps": self.steps}, exclude_frozen_parameters=True
+        )
 
     def load(self, folder: Path) -> None:
         try:
-            path, client = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+            path, client = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, custom_load_fn=_restore)
         except Exception as error:  # DeepSpeed and pickle raise what they like for a broken file
             raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
         if path is None:
@@ -187,15 +201,24 @@ def engine_config(settings: BackendSettings, ranks: Ranks) -> dict[str, Any]:
     return config
 
 
-def _buckets(named: list[tuple[str, Any]], limit: int) -> Iterator[list[tuple[str, Any]]]:
-    bucket: list[tuple[str, Any]] = []
+def _restore(src: dict[str, Tensor], dst: nn.Module) -> None:
+    """Load what was saved into the module. What is frozen need not be there: it comes from the model's folder."""
+    missing, unexpected = dst.load_state_dict(src, strict=False)
+    trained = {name for name, parameter in dst.named_parameters() if parameter.requires_grad}
+    if lacking := [*trained.intersection(missing), *unexpected]:
+        raise ValueError(f"it is of a model that is trained in other parts, as {lacking[0]} shows")
+
+
+def _buckets(weights: list[Weight], limit: int) -> Iterator[list[Weight]]:
+    """Neighbours whose parts, gathered, have at most this many bytes (or one weight that has more)."""
+    bucket: list[Weight] = []
     size = 0
-    for name, parameter in named:
-        n_bytes = parameter.ds_numel * parameter.element_size()
+    for weight in weights:
+        n_bytes = sum(int(getattr(part, "ds_numel", 0)) * part.element_size() for part in weight.parts)
         if bucket and size + n_bytes > limit:
             yield bucket
             bucket, size = [], 0
-        bucket.append((name, parameter))
+        bucket.append(weight)
         size += n_bytes
     if bucket:
         yield bucket

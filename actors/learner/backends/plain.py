@@ -7,6 +7,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from actors.learner.backends.protocol import StepStats, Tally, passes, plan
+from actors.learner.adapters import base_weights, without_adapters
+from actors.learner.backends.lockstep import BlankPicture, counts_of, passes
+from actors.learner.backends.protocol import StepStats, Tally
 from actors.learner.backends.ranks import Ranks, training_device
 from actors.learner.objective import Objective
 from actors.learner.schedule import learning_rate
@@ -35,6 +38,7 @@ class PlainBackend:
         self.model = model.to(self.device, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         self.model.train()
         self._settings = settings
+        self._blank = BlankPicture.of(model.config)
         self.steps = 0
         optimizer = settings.optimizer
         flat = decay_groups(self.model)
@@ -59,14 +63,15 @@ class PlainBackend:
 
     def train_batch(self, micro_batches: Sequence[TokenBatch], objective: Objective) -> StepStats:
         started = time.perf_counter()
-        counts, n_passes = plan(micro_batches, self.ranks)
+        counts = counts_of(micro_batches, self.ranks)
+        planned = passes(micro_batches, self.ranks, self._blank)
         tally = Tally()
         for group in self._groups:
             group.clear()
-        for batch, real, _ in passes(micro_batches, n_passes):
-            if not real:
+        for one in planned:
+            if not one.real:  # the weights are whole on every rank, so nobody waits
                 continue
-            batch = batch.to(self.device)
+            batch = one.batch.to(self.device)
             terms = objective(token_logprobs(self.model, batch, objective.temperature), batch, counts)
             terms.loss.backward()
             for group in self._groups:
@@ -81,7 +86,7 @@ class PlainBackend:
             grad_norm=norm,
             tokens=counts.tokens,
             sequences=counts.sequences,
-            micro_batches=n_passes,
+            micro_batches=len(planned),
             seconds=time.perf_counter() - started,
             skipped=skipped,
             metrics=metrics,
@@ -110,13 +115,18 @@ class PlainBackend:
         self.steps += 1
         return norm, lr, ""
 
-    def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
-        with torch.no_grad():
-            return token_logprobs(self.model, batch.to(self.device), temperature)
+    def logprobs(
+        self, micro_batches: Sequence[TokenBatch], temperature: float = 1.0, *, adapters: bool = True
+    ) -> list[Tensor]:
+        self.model.eval()
+        with torch.no_grad(), nullcontext() if adapters else without_adapters(self.model):
+            found = [token_logprobs(self.model, batch.to(self.device), temperature) for batch in micro_batches]
+        self.model.train()
+        return found
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self.model.named_parameters():
-            yield name, parameter.data
+        for weight in base_weights(self.model):
+            yield weight.name, weight.read()
 
     def save(self, folder: Path) -> None:
         if self.ranks.rank == 0:
@@ -142,7 +152,8 @@ class PlainBackend:
 
     def export(self, folder: Path) -> None:
         if self.ranks.rank == 0:
-            self.model.save_pretrained(folder)
+            weights = {name: tensor.detach().to("cpu") for name, tensor in self.named_weights()}
+            self.model.save_pretrained(folder, state_dict=weights)
 
 
 class _Group(ABC):

@@ -1,7 +1,6 @@
-"""What a learner asks of its engine, and the parts of one optimizer step that every engine shares.
+"""What a learner asks of its engine, and what an optimizer step tells.
 
-One `train_batch` is one optimizer step. Always true: all ranks run the same number of passes (a rank with fewer
-micro-batches repeats one with a loss of zero), and losses are divided by counts taken over all of them.
+One `train_batch` is one optimizer step; its losses are divided by counts taken over all ranks (`lockstep.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from actors.learner.objective import Counts, LossTerms, Objective
+from actors.learner.objective import LossTerms, Objective
 
 if TYPE_CHECKING:
     from actors.learner.backends.ranks import Ranks
@@ -56,16 +55,19 @@ class LearnerBackend(Protocol):
         """One optimizer step over these micro-batches of this rank and those of the others."""
         ...
 
-    def logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
-        """Of the trained tokens, without gradient: float32[n], in the row-major order of `batch.loss_mask`."""
+    def logprobs(
+        self, micro_batches: Sequence[TokenBatch], temperature: float = 1.0, *, adapters: bool = True
+    ) -> list[Tensor]:
+        """Of the trained tokens of each of this rank's micro-batches, without gradient and dropout: float32[n], in the
+        row-major order of its `loss_mask`. `adapters=False`: of the model that LoRA began with."""
         ...
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Hugging Face names and full tensors; each is valid only until the next one is asked for."""
+        """The base model's names and full tensors, LoRA merged; each is valid only until the next one is asked for."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Weights and optimizer state, into a local folder."""
+        """What is trained and its optimizer state, into a local folder; what is frozen is not in it."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -73,26 +75,8 @@ class LearnerBackend(Protocol):
         ...
 
     def export(self, folder: Path) -> None:
-        """Weights and config in Hugging Face format (rank 0 writes)."""
+        """Weights, LoRA merged, and config in Hugging Face format (rank 0 writes)."""
         ...
-
-
-def plan(micro_batches: Sequence[TokenBatch], ranks: Ranks) -> tuple[Counts, int]:
-    """Global counts, and how many passes every rank makes."""
-    if not micro_batches:
-        raise ValueError("an optimizer step needs at least one micro-batch on every rank")
-    tokens = sum(batch.trained_tokens for batch in micro_batches)
-    sequences = sum(int(batch.loss_mask.any(dim=1).sum()) for batch in micro_batches)
-    tokens, sequences = ranks.total([tokens, sequences])
-    (passes,) = ranks.largest([len(micro_batches)])
-    return Counts(int(tokens), int(sequences)), int(passes)
-
-
-def passes(micro_batches: Sequence[TokenBatch], count: int) -> Iterator[tuple[TokenBatch, bool, bool]]:
-    """`count` times (batch, whether it is real, whether it is the last)."""
-    for i in range(count):
-        real = i < len(micro_batches)
-        yield micro_batches[i if real else 0], real, i == count - 1
 
 
 class Tally:

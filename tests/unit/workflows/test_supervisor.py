@@ -36,16 +36,18 @@ def no_waits(monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path):
-    log = tmp_path / "log"
-    log.touch()
+def log(tmp_path):
+    (tmp_path / "log").touch()
+    return tmp_path / "log"
 
+
+@pytest.fixture
+def run(log):
     def supervised(*deeds, limit=2, progress=lambda: None):
         said = []
         code = supervise([sys.executable, "-c", CHILD, str(log), *deeds], limit, progress, said.append)
         return code, len(log.read_text().splitlines()), said
 
-    supervised.log = log
     return supervised
 
 
@@ -60,20 +62,20 @@ def test_a_command_that_was_killed_is_started_again(run):
     assert "SIGKILL" in said[0]
 
 
-def test_crashes_without_progress_end_it_with_the_last_ones_code(run):
+def test_crashes_without_progress_end_it_with_the_last_ones_code(run, log):
     assert run("1", "kill", "3", limit=2)[:2] == (3, 3)
-    run.log.write_text("")
+    log.write_text("")
     assert run("1", "kill", limit=1)[:2] == (128 + signal.SIGKILL, 2)
 
 
-def test_who_gets_further_may_crash_as_often_as_it_likes(run):
-    lines = lambda: len(run.log.read_text().splitlines())  # noqa: E731
+def test_who_gets_further_may_crash_as_often_as_it_likes(run, log):
+    lines = lambda: len(log.read_text().splitlines())  # noqa: E731
     assert run("1", "1", "1", "1", "1", "0", limit=1, progress=lines)[:2] == (0, 6)
 
 
-def test_who_asks_it_to_stop_asks_the_command_and_nothing_is_started_after_it(run):
+def test_who_asks_it_to_stop_asks_the_command_and_nothing_is_started_after_it(run, log):
     def ask():
-        while not os.path.exists(f"{run.log}.waits"):
+        while not os.path.exists(f"{log}.waits"):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 

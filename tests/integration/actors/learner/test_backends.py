@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from actors.learner.backends import build_backend
+from actors.learner.backends.lockstep import BlankPicture
 from actors.learner.backends.ranks import Ranks, join
 from actors.learner.batch import to_micro_batches, train_sequences
 from actors.learner.objective import PolicyObjective, SupervisedObjective
 from actors.learner.settings import BackendSettings, ObjectiveSettings, OptimizerSettings
+from actors.model.forward import token_logprobs
 from actors.model.load import load_policy
 from actors.model.pixels import Pixels
 from cluster.errors import UserError
@@ -158,7 +160,7 @@ def test_logprobs_are_those_the_step_trains_on(settings, build, batches):
             seen.append(current.detach().clone())
             return super().__call__(current, batch, counts)
 
-    scored = backend.logprobs(batch)
+    (scored,) = backend.logprobs([batch])
     assert not scored.requires_grad
     backend.train_batch([batch], Listening(ObjectiveSettings()))
     assert torch.allclose(scored, seen[0], atol=1e-6)
@@ -195,8 +197,47 @@ def test_a_shared_picture_is_read_once_and_changes_nothing(build, sequences, bat
         shared, image_index=None, pixel_values=torch.cat([pictures[i] for i in shared.image_index.tolist()])
     )
     backend = build(FP32)
-    assert torch.allclose(backend.logprobs(shared), backend.logprobs(apart), atol=1e-6)
+    assert torch.allclose(*backend.logprobs([shared, apart]), atol=1e-6)
     assert difference(update(backend, [shared]), update(build(FP32), [apart])) <= 1e-3
+
+
+@pytest.fixture(scope="module")
+def text_batches(make_episode, image_token, tiny_folder, images):
+    group = [make_episode(100 + i, reward=float(i % 2), turns=1 + i % 3, pictures=False) for i in range(4)]
+    found, _ = train_sequences([group], advantage="mean", image_token_id=image_token, max_length=500, version=0)
+    return to_micro_batches(found, Pixels.load(tiny_folder, images), 0, 40)
+
+
+def test_a_blank_picture_behind_the_text_changes_no_logprob_and_no_gradient(tiny_folder, text_batches):
+    def scored(blank: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model = load_policy(tiny_folder)
+        behind = BlankPicture.of(model.config).behind
+        found = token_logprobs(model, behind(text_batches[0]) if blank else text_batches[0])
+        found.sum().backward()
+        return found.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    (plain, expected), (seen, gradients) = scored(blank=False), scored(blank=True)
+    assert torch.allclose(seen, plain, atol=1e-6)
+    visual = {name for name in gradients if ".visual." in name}
+    assert gradients.keys() - visual == expected.keys()
+    assert visual
+    assert not any(gradients[name].any() for name in visual)
+    assert all(torch.allclose(gradients[name], expected[name], atol=1e-5) for name in expected)
+
+
+@pytest.mark.parametrize("settings", DEEP)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_without_pictures_uses_no_gradient_of_the_step_before(precision, settings, build, batches, text_batches):
+    """ZeRO-3 would add to what it kept of the vision tower's, whose weights this step does not touch."""
+    settings = replace(settings, precision=precision)
+    mixed = [text_batches[0], batches(10_000)[0], *text_batches[1:]]
+    steps = [batches(400), text_batches, mixed]
+    found = update(build(settings), *steps)
+    expected = update(build(replace(FP32, precision=precision)), *steps)
+    visual = [name for name in found if ".visual." in name]
+    apart = difference({n: found[n] for n in visual}, {n: expected[n] for n in visual})
+    assert apart <= (1e-3 if precision == "fp32" else 0.1)
+    assert difference(found, expected) <= (1e-3 if precision == "fp32" else 0.1)
 
 
 MUON = replace(FP32, optimizer=replace(FP32.optimizer, kind="muon", weight_decay=0.0))

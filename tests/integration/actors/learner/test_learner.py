@@ -10,7 +10,7 @@ import torch
 
 from actors.agent.trajectory import Failure
 from actors.learner.learner import NOTHING, Learner
-from actors.learner.settings import BackendSettings, LearnerSettings, ObjectiveSettings, OptimizerSettings
+from actors.learner.settings import BackendSettings, LearnerSettings, LoraSettings, ObjectiveSettings, OptimizerSettings
 from actors.model.load import check_model_folder, load_policy
 from actors.weights.manifest import verify
 from actors.weights.transport import FolderTransport
@@ -87,6 +87,61 @@ def test_the_divergence_from_the_start_is_measured(make_learner, groups):
     first, second = (learner.train(groups, version=3).metrics["kl_reference"] for _ in range(2))
     assert first == pytest.approx(0, abs=1e-6)
     assert second > 1e-5
+
+
+@pytest.fixture
+def loaded(monkeypatch) -> list[str]:
+    """The models that a learner and its reference load, by name of the function's module."""
+    import actors.learner.learner as learner_module
+    import actors.learner.reference as reference_module
+
+    seen: list[str] = []
+    for module in (learner_module, reference_module):
+
+        def load(*arguments, name=module.__name__):
+            seen.append(name)
+            return load_policy(*arguments)
+
+        monkeypatch.setattr(module, "load_policy", load)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["plain", "deepspeed"])
+def test_lora_measures_its_divergence_without_a_second_copy(kind, make_learner, groups, loaded, tmp_path):
+    settings = replace(
+        SETTINGS, lora=LoraSettings(rank=4), objective=ObjectiveSettings(kl="k3"),
+        backend=replace(SETTINGS.backend, kind=kind, optimizer=OptimizerSettings(lr=1e-2)),
+    )  # fmt: skip
+    learner = make_learner(settings)
+    first, second, third = (learner.train(groups, version=3).metrics["kl_reference"] for _ in range(3))
+    assert first == pytest.approx(0, abs=1e-6)
+    assert third > second > 1e-5
+    assert loaded == ["actors.learner.learner"]
+    learner.export(str(tmp_path / "model"))
+    check_model_folder(tmp_path / "model")
+    expected = published(learner, 3)
+    assert all(torch.equal(t, expected[n]) for n, t in load_policy(tmp_path / "model").named_parameters())
+    # whoever starts from the export measures from there
+    full = replace(settings, lora=None)
+    other = Learner(str(tmp_path / "model"), full, learner._pixels._images, str(tmp_path / "other"))
+    assert other.train(groups, version=3).metrics["kl_reference"] == pytest.approx(0, abs=1e-6)
+    assert loaded[1:] == ["actors.learner.learner", "actors.learner.reference"]
+
+
+def test_a_checkpoint_is_continued_in_the_same_parts_alone(make_learner, groups, tmp_path):
+    lora = replace(SETTINGS, lora=LoraSettings(rank=4))
+    learner = make_learner(lora)
+    learner.train(groups, version=3)
+    learner.save(str(tmp_path / "checkpoint"))
+    learner.train(groups, version=3)
+    other = make_learner(lora, "other")
+    other.load(str(tmp_path / "checkpoint"))
+    other.train(groups, version=3)
+    expected = published(learner, 2)
+    assert all(torch.equal(t, expected[n]) for n, t in published(other, 2).items())
+    for wrong in (SETTINGS, replace(SETTINGS, lora=LoraSettings(rank=8)), replace(lora, freeze=["vision"])):
+        with pytest.raises(UserError, match=r"has (lora|freeze) .*, this run has"):
+            make_learner(wrong, "wrong").load(str(tmp_path / "checkpoint"))
 
 
 def test_a_killed_learner_continues_where_it_was_saved(make_learner, groups, tmp_path):

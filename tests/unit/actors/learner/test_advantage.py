@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,3 +109,24 @@ def test_advantages_of_a_group_add_up_to_nothing_and_keep_the_order(rewards, dat
         assert got.values.sum() == pytest.approx(0, abs=1e-3)
         order = np.argsort(values[used], kind="stable")
         assert (np.diff(got.values[used][order]) >= -1e-5).all()
+
+
+@given(rewards=st.lists(st.floats(-2, 2), min_size=2, max_size=8), unused=st.integers(0, 3))
+def test_advantages_are_those_of_a_slow_reference(rewards, unused):
+    """In Python floats, each episode for itself; what is not used has no say."""
+    hypothesis.assume(max(rewards) - min(rewards) > 1e-3)
+    values = np.array([*rewards, *[100.0] * unused])
+    used = np.array([True] * len(rewards) + [False] * unused)
+    mean = sum(rewards) / len(rewards)
+    std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
+    slow = {
+        "mean": [r - mean for r in rewards],
+        "mean_std": [(r - mean) / (std + 1e-6) for r in rewards],
+        "leave_one_out": [
+            r - sum(other for j, other in enumerate(rewards) if j != i) / (len(rewards) - 1)
+            for i, r in enumerate(rewards)
+        ],
+    }
+    for kind, expected in slow.items():
+        got = group_advantages(values, used, kind).values
+        assert got.tolist() == pytest.approx([*expected, *[0.0] * unused], rel=1e-5, abs=1e-6)

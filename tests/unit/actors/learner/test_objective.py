@@ -62,9 +62,10 @@ def slow_weight(terms: TokenTerms, i: int, members: list[int], s: CorrectionSett
     return w if 1 / s.cap <= w <= s.cap else 0.0
 
 
-def slow_loss(terms: TokenTerms, counts: Counts, s: ObjectiveSettings) -> float:
-    """Every token by hand, in Python floats; the CISPO value is compared through its own formula."""
+def slow_loss(terms: TokenTerms, counts: Counts, s: ObjectiveSettings, held: TokenTerms | None = None) -> float:
+    """Every token by hand, in Python floats. CISPO's clipped weight is taken from `held`, where that is given."""
     total = 0.0
+    held = held or terms
     for members in sequences_of(terms):
         losses = []
         for i in members:
@@ -75,7 +76,11 @@ def slow_loss(terms: TokenTerms, counts: Counts, s: ObjectiveSettings) -> float:
             r = math.exp(sum(float(terms.current[j] - prox[j]) for j in among) / len(among))
             bounded = min(max(r, 1 - s.clip_low), 1 + s.clip_high)
             a, logp = float(terms.advantages[i]), float(terms.current[i])
-            gain = bounded * a * logp if s.surrogate == "cispo" else min(r * a, bounded * a)
+            if s.surrogate == "cispo":
+                r = math.exp(sum(float(held.current[j] - prox[j]) for j in among) / len(among))
+                gain = min(max(r, 1 - s.clip_low), 1 + s.clip_high) * a * logp
+            else:
+                gain = min(r * a, bounded * a)
             loss = -slow_weight(terms, i, members, s.correction) * gain
             if s.kl != "none":
                 d = float(terms.reference[i]) - logp
@@ -120,18 +125,30 @@ def test_the_ratio_may_be_taken_against_the_sampler_itself():
     assert float(policy_loss(terms, counts, settings).loss) == pytest.approx(slow_loss(terms, counts, settings))
 
 
-def test_gradients_are_those_of_the_formula():
-    """gradcheck wants a true function of `current`; CISPO's detached weight is checked apart."""
+def test_every_gradient_is_that_of_the_slow_reference():
+    """Along random directions, by central differences; what no gradient may flow through is held."""
+    counts, step = Counts(tokens=11, sequences=5), 1e-6
+    directions = torch.randn((2, sum(LENGTHS)), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for settings in VARIANTS:
+        terms = make_terms(seed=7, spread=0.3)
+        current = terms.current.clone().requires_grad_()
+        policy_loss(replace(terms, current=current), counts, settings).loss.backward()
+        assert current.grad is not None
+        for direction in directions:
+            above, below = (
+                slow_loss(replace(terms, current=moved), counts, settings, held=terms)
+                for moved in (terms.current + step * direction, terms.current - step * direction)
+            )
+            expected = (above - below) / (2 * step)
+            assert float(current.grad @ direction) == pytest.approx(expected, rel=1e-5, abs=1e-8), settings
+
+
+def test_without_proximal_the_correction_is_that_of_the_current_policy():
     counts = Counts(8, 3)
     for settings in VARIANTS:
-        if settings.surrogate == "cispo":
-            continue
-        terms = make_terms(seed=7, spread=0.3)
-
-        def loss(current, terms=terms, settings=settings):
-            return policy_loss(replace(terms, current=current), counts, settings).loss
-
-        assert torch.autograd.gradcheck(loss, (terms.current.clone().requires_grad_(),)), settings
+        terms = make_terms(9, proximal=False)
+        stated = replace(terms, proximal=terms.current)
+        assert float(policy_loss(terms, counts, settings).loss) == pytest.approx(slow_loss(stated, counts, settings))
 
 
 def test_cispo_gives_clipped_tokens_a_bounded_gradient():
@@ -173,6 +190,40 @@ def test_the_clip_is_asymmetric_and_pessimistic():
     assert float(result.loss) == pytest.approx(-(1.28 + 0.5 - 1.5 - 0.8) / 4)
     assert float(result.sums["clip_fraction"]) == 2
     assert float(result.maxima["ratio_max"]) == pytest.approx(1.5)
+
+
+def test_gspo_clips_the_geometric_mean_of_a_sequence():
+    """GSPO (eq. 7): ratios 2 and 1/2 have the mean 1, so nothing is clipped; 1.21 and 1 have 1.1, which is."""
+    logs = torch.log(torch.tensor([2.0, 0.5, 1.21, 1.0], dtype=torch.float64)).requires_grad_()
+    zeros = torch.zeros(4, dtype=torch.float64)
+    advantages = torch.tensor([1.0, 1.0, 3.0, 3.0], dtype=torch.float64)
+    terms = TokenTerms(logs, zeros, advantages, torch.tensor([0, 0, 1, 1]), 2, proximal=zeros)
+    settings = ObjectiveSettings(
+        ratio_level="sequence", clip_low=0.05, clip_high=0.05, aggregation="sequence_mean",
+        correction=CorrectionSettings("none"),
+    )  # fmt: skip
+    result = policy_loss(terms, Counts(4, 2), settings)
+    assert float(result.loss.detach()) == pytest.approx(-(1.0 * 1 + 1.05 * 3) / 2)
+    assert float(result.sums["clip_fraction"]) == 2
+    result.loss.backward()
+    assert logs.grad is not None
+    # the first sequence: -ratio * A / length / sequences for each token, whatever its own ratio
+    torch.testing.assert_close(logs.grad, torch.tensor([-0.25, -0.25, 0, 0], dtype=torch.float64))
+
+
+def test_aggregations_by_hand():
+    """A sequence of one token with loss -4 and one of three with -1 each: the mean of DAPO, GRPO and Dr. GRPO."""
+    zeros = torch.zeros(4, dtype=torch.float64)
+    advantages = torch.tensor([4.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    terms = TokenTerms(zeros, zeros, advantages, torch.tensor([0, 1, 1, 1]), 2)
+
+    def loss(aggregation):
+        settings = ObjectiveSettings(aggregation=aggregation, fixed_length=10)
+        return float(policy_loss(terms, Counts(4, 2), settings).loss)
+
+    assert loss("token_mean") == pytest.approx(-7 / 4)
+    assert loss("sequence_mean") == pytest.approx(-(4 + 1) / 2)
+    assert loss("fixed_length") == pytest.approx(-7 / 20)
 
 
 def test_correction_weights_by_hand():
@@ -258,6 +309,20 @@ def test_kl_estimators_by_hand():
     assert kl_estimate(current, reference, "k1").item() == pytest.approx(0.5)
     assert kl_estimate(current, reference, "k2").item() == pytest.approx(0.125)
     assert kl_estimate(current, reference, "k3").item() == pytest.approx(math.exp(-0.5) - 0.5)
+
+
+def test_kl_gradients_by_hand():
+    """d/d current: k1 is 1 wherever it stands, k2 the log ratio, k3 one minus the ratio reference / current."""
+
+    def gradient(kind):
+        current = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        kl_estimate(current, torch.tensor([-1.5, -1.0], dtype=torch.float64), kind).sum().backward()
+        assert current.grad is not None
+        return current.grad.tolist()
+
+    assert gradient("k1") == [1.0, 1.0]
+    assert gradient("k2") == pytest.approx([0.5, -1.0])
+    assert gradient("k3") == pytest.approx([1 - math.exp(-0.5), 1 - math.e])
 
 
 def test_a_kl_without_reference_is_refused():
