@@ -16,7 +16,7 @@ from workflows.bench.ratios import Spread
 
 NOT_TOLD = "-"
 FEW_STEPS = 30  # below it, what a reward or a share says is mostly noise
-COLUMNS = 160  # of a table that nobody looks at on a terminal
+COLUMNS = 240  # the widest table; on a narrower terminal it wraps, in a file it is whole
 
 
 def line_of(one: RunNumbers) -> str:

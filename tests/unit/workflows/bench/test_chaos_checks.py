@@ -1,0 +1,84 @@
+"""What a run's folder must show after its processes were killed."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.storage import Folder
+from workflows.bench.chaos_checks import problems, rate
+
+
+def line(step, **more):
+    return {
+        "step": float(step), "version": float(step), "time": float(step), "time/step_s": 1.0, "staleness/max": 1.0,
+        "groups_total/admitted": 2.0 * step, "groups_total/trained": 2.0 * step, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Writes a run of three steps; `changes`: by step what differs, or None for a step that is missing."""
+
+    def write(changes=None, questions=("a", "b"), failure="none"):
+        folder = Folder(tmp_path)
+        steps = [line(n, **(changes or {}).get(n, {})) for n in (1, 2, 3) if (changes or {}).get(n, {}) is not None]
+        folder.write_text("metrics.jsonl", "".join(json.dumps(step) + "\n" for step in steps))
+        for n in (1, 2, 3):
+            rows = [
+                {"question_id": f"{question}{n if len(questions) > 1 else ''}", "failure": failure, "reward": 1.0}
+                for question in questions
+            ]
+            (tmp_path / "trajectories").mkdir(exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"trajectories/step-{n:06d}.parquet")
+        return folder
+
+    return write
+
+
+def test_a_run_that_is_whole_has_no_problems(made):
+    assert problems(made(), 1) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({2: None}, "not 1 to 2"),
+        ({2: {"version": 7.0}}, "another version"),
+        ({3: {"groups_total/trained": 5.0}}, "step 3"),
+        ({1: {"staleness/max": 2.0}}, "staleness 2"),
+    ],
+)
+def test_each_thing_that_is_not_as_it_must_be_is_said(made, changes, said):
+    (problem,) = problems(made(changes), 1)
+    assert said in problem
+
+
+def test_an_episode_that_failed_and_was_trained_on_is_found(made):
+    assert all("was trained on" in problem for problem in problems(made(failure="infra"), 1))
+    assert len(problems(made(failure="infra"), 1)) == 3
+
+
+def test_a_question_that_comes_back_within_an_epoch_is_found(made):
+    (problem,) = problems(made(questions=("a",)), 1)
+    assert "more often" in problem
+
+
+def test_kept_episodes_that_are_gone_are_missed(made, tmp_path):
+    folder = made()
+    (tmp_path / "trajectories/step-000002.parquet").unlink()
+    (problem,) = problems(folder, 1)
+    assert "step-000002" in problem
+
+
+def test_a_run_without_a_step_is_no_run(tmp_path):
+    assert problems(Folder(tmp_path), 1) == ["no step was made"]
+
+
+@given(st.lists(st.floats(0, 100), max_size=30), st.floats(0, 100), st.floats(0, 100))
+def test_a_rate_counts_what_lies_in_its_windows_alone(times, start, end):
+    expected = sum(start <= time < end for time in times) / (end - start) if end > start else None
+    assert rate(times, [(start, end)]) == (pytest.approx(expected) if expected is not None else None)
