@@ -13,16 +13,12 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from actors.agent.seams import Sampling
-from actors.agent.trajectory import Question, Summary
 from cluster.storage import Folder
 from cluster.telemetry import read
 from cluster.trackers import Tracking
@@ -31,10 +27,9 @@ from workflows.bench.async_latency import slowed
 from workflows.bench.async_numbers import RunNumbers, Used, numbers, phases
 from workflows.bench.async_processors import ProcessorWatch, uncontended
 from workflows.bench.async_rounds import IN_ROUNDS
-from workflows.grpo import cast, manifest
+from workflows.grpo import manifest
 from workflows.grpo.cast import Plan
-from workflows.grpo.ports import BudgetSpent, Payload
-from workflows.grpo.ray_ports import RaySampler, spending
+from workflows.grpo.ray_ports import spending
 from workflows.grpo.recorder import training_steps
 from workflows.grpo.records import trajectory_from
 from workflows.grpo.run import identity_of, train
@@ -95,6 +90,7 @@ def run_of(base: Plan, root: Folder, trace: ToolTrace, arm: Arm, seed: int, form
         search=search,
         resolved={**base.resolved, **changed},
         tracking=Tracking(()),
+        policy=IN_ROUNDS if arm.rounds else None,
     )
     return Run(trace, arm, seed, plan)
 
@@ -113,7 +109,7 @@ def carry_out(run: Run) -> RunNumbers:
     said = io.StringIO()
     folder = run.plan.folder
     try:
-        with ProcessorWatch() as watch, _played(in_rounds=run.arm.rounds):
+        with ProcessorWatch() as watch:
             train(run.plan, resume=False, console=Console(file=said, width=160))
     finally:
         folder.write_text(LOG, said.getvalue())
@@ -164,25 +160,3 @@ def _ages(folder: Folder) -> Counter[int]:
             for version, tokens in trajectory_from(json.loads(record)).tokens_by_version.items():
                 ages[step - 1 - version] += tokens
     return ages
-
-
-class _InRounds(RaySampler):
-    """A sampler whose episodes keep step."""
-
-    async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, Payload]:
-        reference, trajectory = self._actor.run.remote(question, sample_index, sampling, IN_ROUNDS)
-        summary: Summary = await self._ask(reference)
-        if summary.extra.get("refused"):
-            raise BudgetSpent(summary.extra["refused"])
-        return summary, trajectory
-
-
-@contextmanager
-def _played(*, in_rounds: bool) -> Iterator[None]:
-    """While this holds, GRPO runs of this process play their episodes so."""
-    before = cast.RaySampler
-    cast.RaySampler = _InRounds if in_rounds else before
-    try:
-        yield
-    finally:
-        cast.RaySampler = before

@@ -55,6 +55,7 @@ class Plan:
     cluster: RuntimeSettings
     resolved: Mapping[str, Any]  # the configuration as it was given, for the manifest
     tracking: Tracking | None = None  # who shows its curves
+    policy: str | None = None  # dotted path of a `PolicyFactory` that wraps the engine of every episode
 
     def check(self) -> None:
         """Raise `UserError` for parts that do not fit each other, or cannot be found."""
@@ -127,7 +128,7 @@ class Cast:
                 num_gpus=g.sampler_gpus,
             )
 
-        self.samplers = [RaySampler(f"sampler-{i}", sampler) for i in range(g.samplers)]
+        self.samplers = [RaySampler(f"sampler-{i}", sampler, plan.policy) for i in range(g.samplers)]
 
     async def ready(self, timeout_s: float) -> None:
         """Raise what the construction of any actor raised, `UserError` when one did not get its cores in time."""

@@ -34,9 +34,10 @@ StartSampler = Callable[[], Any]  # creates the actor; returns its handle
 class RaySampler:
     """One RolloutSampler actor. When it has died, `revive` makes another in its place."""
 
-    def __init__(self, name: str, start: StartSampler) -> None:
+    def __init__(self, name: str, start: StartSampler, policy: str | None = None) -> None:
+        """`policy` names what wraps the engine of every episode, as `RolloutSampler.run` has it."""
         self.name = name
-        self._start = start
+        self._start, self._policy = start, policy
         self._actor = start()
 
     async def ready(self) -> Mapping[str, Any]:
@@ -45,7 +46,7 @@ class RaySampler:
 
     async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, Payload]:
         """One episode: the summary, and a reference to the trajectory. Raise `BudgetSpent` when a tool was refused."""
-        reference, trajectory = self._actor.run.remote(question, sample_index, sampling)
+        reference, trajectory = self._actor.run.remote(question, sample_index, sampling, self._policy)
         summary: Summary = await self._ask(reference)
         if summary.extra.get("refused"):
             raise BudgetSpent(summary.extra["refused"])

@@ -60,7 +60,8 @@ class Watch:
     def look(self) -> None:
         """Mark what has changed at the samplers, and what that means for a waiting learner."""
         now = self._clock()
-        share = self._buffer.slots * self._settings.group_size / max(1, self._settings.samplers)
+        s = self._settings
+        share = min(s.episodes_per_sampler, self._buffer.slots * s.group_size / max(1, s.samplers))  # all it could have
         for name, (load, in_tools) in self._fleet.loads().items():
             cause = sampler_waits_for(load, in_tools, share, self._fleet.updating)
             self._stopwatch.mark(f"sampler:{name}", cause, now)

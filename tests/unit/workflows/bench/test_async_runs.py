@@ -11,8 +11,8 @@ from tests.unit.workflows.bench.test_async_numbers import a_run
 from tests.unit.workflows.bench.test_bench_commands import call
 from workflows.bench import async_runs, asynchrony
 from workflows.bench.async_form import ARMS, TRACES, AsyncForm
+from workflows.bench.async_rounds import IN_ROUNDS
 from workflows.bench.async_runs import Run, known, run_of
-from workflows.grpo import cast
 from workflows.grpo.plan import plan_of
 from workflows.settings import load
 
@@ -92,16 +92,9 @@ def test_a_run_that_was_made_is_known_until_something_that_decides_it_changes(a_
     assert known(replace(run, plan=replace(run.plan, model="another"))) is None
 
 
-def test_episodes_are_played_in_rounds_while_that_arm_runs_and_never_after():
-    before = cast.RaySampler
-    with async_runs._played(in_rounds=True):
-        assert cast.RaySampler is async_runs._InRounds
-    assert cast.RaySampler is before
-    with pytest.raises(RuntimeError), async_runs._played(in_rounds=True):
-        raise RuntimeError("the arm failed")
-    assert cast.RaySampler is before
-    with async_runs._played(in_rounds=False):
-        assert cast.RaySampler is before
+def test_episodes_are_played_in_rounds_in_that_arm_alone(a_plan):
+    assert a_plan(arm=ROUNDS).plan.policy == IN_ROUNDS
+    assert a_plan(arm=SYNC).plan.policy is None
 
 
 def test_seeds_come_one_after_the_other_with_all_their_arms(base, tmp_path):
