@@ -1,71 +1,28 @@
 import asyncio
-import random
 from dataclasses import replace
 
 import pytest
 
-from actors.agent.seams import ImageMissing, ImageRefused
-from actors.agent.trajectory import ImageRef, Outcome, Tool, ToolRequest
+from actors.agent.trajectory import Outcome
 from actors.search.endpoints import Endpoint
 from actors.search.gateway import Gateway
 from actors.search.quota.broker import QuotaBroker
 from actors.search.quota.desk import LeaseDesk, LocalSource
 from actors.search.quota.settings import BudgetSettings, QuotaSettings
-from actors.search.seams import ErrorKind, ImageHit, ProviderError, ScoredBox, TextHit
-from actors.search.settings import RegionSettings, RetrySettings, SearchSettings
+from actors.search.seams import ErrorKind, ProviderError, TextHit
+from actors.search.settings import RetrySettings
 from actors.search.sources import Endpoints
 from actors.search.store.settings import CassetteSettings, Mode
 from cluster.errors import UserError
-from tests.unit.actors.search.search_world import SIZE, Colours, FolderImages, Sentences, Squares, scene
-
-SETTINGS = SearchSettings(top_k=3, retry=RetrySettings(retries=2), region=RegionSettings(min_side=8))
-FAR = 1e9
-
-
-class Time:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
-
-
-class Answers:
-    """A text provider that answers from a list: hits, or an error to raise; the last one for good."""
-
-    def __init__(self, *answers) -> None:
-        self.answers = list(answers)
-        self.asked: list[str] = []
-
-    async def search(self, query):
-        self.asked.append(query.text)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class Counting:
-    """Any provider of pictures, with its calls counted."""
-
-    def __init__(self, provider) -> None:
-        self.provider, self.pictures = provider, []
-
-    async def search(self, image):
-        self.pictures.append(image.image)
-        return await self.provider.search(image)
-
-    async def ground(self, image, expression):
-        self.pictures.append(image)
-        return await self.provider.ground(image, expression)
+from tests.unit.actors.search.gateways import (
+    FAR,
+    SETTINGS,
+    Answers,
+    Time,
+    text,
+    text_gateway,
+)
+from tests.unit.actors.search.search_world import FolderImages, Sentences
 
 
 @pytest.fixture
@@ -76,41 +33,6 @@ def images(tmp_path):
 @pytest.fixture
 def time():
     return Time()
-
-
-def text_gateway(images, time, *providers, settings=SETTINGS):
-    endpoints = [Endpoint(f"p{i}", provider, 0.001) for i, provider in enumerate(providers)]
-    return Gateway(
-        settings,
-        images,
-        Endpoints(text=endpoints),
-        clock=time,
-        wall=lambda: 5.0,
-        sleep=time.sleep,
-        rng=random.Random(0),
-    )
-
-
-def image_gateway(images, time, grounder=None, provider=None, settings=SETTINGS):
-    return Gateway(
-        settings,
-        images,
-        Endpoints(
-            image=[Endpoint("colours", provider or Colours(), 0.01)],
-            grounder=Endpoint("squares", grounder, 0.002) if grounder else None,
-        ),
-        clock=time,
-        wall=lambda: 5.0,
-        sleep=time.sleep,
-    )
-
-
-def text(query="who founded Velmora"):
-    return ToolRequest(Tool.TEXT_SEARCH, query)
-
-
-def look(image, expression="", box=None):
-    return ToolRequest(Tool.IMAGE_SEARCH, expression, image=image, box=box)
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -313,142 +235,6 @@ async def test_no_more_requests_are_in_flight_than_allowed(images, time):
     assert most == 2
 
 
-# --- pictures -----------------------------------------------------------------------------------------------
-
-
-async def test_the_whole_image_is_searched_when_nothing_is_named(images, time):
-    picture = images.put(scene("blue"))
-    result = await image_gateway(images, time, Squares()).call(look(picture), deadline=FAR)
-    assert result.evidence[0].title == "A blue square"
-    assert result.crop_box is None
-    thumbnail = result.evidence[0].thumbnail
-    assert thumbnail is not None
-    assert images.get(thumbnail) == scene("blue")
-
-
-async def test_an_expression_searches_the_crop_that_the_grounder_finds(images, time):
-    picture = images.put(scene("red", "green", "blue"))
-    provider = Counting(Colours())
-    gateway = image_gateway(images, time, Squares(), provider)
-    result = await gateway.call(look(picture, "the green square"), deadline=FAR)
-    assert result.evidence[0].title == "A green square"
-    assert result.crop_box == (32, 34, 60, 62)  # the square and 5 % of 24 pixels around it
-    assert {e.crop_box for e in result.evidence} == {result.crop_box}
-    assert len(provider.pictures[0]) < len(scene("red", "green", "blue"))
-    assert result.cost_usd == pytest.approx(0.012)
-    assert gateway.ledger.totals.by_tool == {"ground": 1, "image_search": 1}
-
-
-async def test_an_expression_that_finds_nothing_searches_the_whole_image_and_says_so(images, time):
-    picture = images.put(scene("red"))
-    result = await image_gateway(images, time, Squares()).call(look(picture, "the cat"), deadline=FAR)
-    assert result.outcome is Outcome.OK
-    assert result.crop_box is None
-    assert "whole image" in result.message
-
-
-async def test_a_detection_too_small_to_crop_counts_as_none(images, time):
-    class Speck:
-        async def ground(self, image, expression):
-            return [ScoredBox((5, 5, 7, 7), 0.99)]
-
-    result = await image_gateway(images, time, Speck()).call(look(images.put(scene("red")), "dot"), deadline=FAR)
-    assert result.crop_box is None
-    assert "whole image" in result.message
-
-
-async def test_without_a_grounder_the_whole_image_is_searched_and_that_is_said(images, time):
-    result = await image_gateway(images, time).call(look(images.put(scene("red")), "red"), deadline=FAR)
-    assert result.outcome is Outcome.OK
-    assert "whole image" in result.message
-
-
-async def test_a_grounder_that_is_down_is_not_mistaken_for_nothing_found(images, time):
-    class Down:
-        async def ground(self, image, expression):
-            raise ProviderError(ErrorKind.TRANSIENT, "503")
-
-    gateway = image_gateway(images, time, Down())
-    result = await gateway.call(look(images.put(scene("red")), "red"), deadline=FAR)
-    assert result.outcome is Outcome.INFRA_ERROR
-    assert gateway.ledger.totals.by_outcome == {"infra_error": 2}
-
-
-async def test_a_box_in_thousandths_is_cropped_without_a_grounder(images, time):
-    picture = images.put(scene("red", "green"))
-    result = await image_gateway(images, time).call(look(picture, box=(0, 0, 330, 1000)), deadline=FAR)
-    assert result.evidence[0].title == "A red square"
-    assert result.crop_box == (0, 0, 37, SIZE)
-
-
-@pytest.mark.parametrize("box", [(0, 0, 10, 500), (500, 0, 500, 900), (0, 0, 1001, 5), (9, 9, 3, 3)])
-async def test_a_box_that_is_empty_outside_or_too_small_is_the_policys_error(images, time, box):
-    provider = Counting(Colours())
-    gateway = image_gateway(images, time, provider=provider)
-    result = await gateway.call(look(images.put(scene("red")), box=box), deadline=FAR)
-    assert result.outcome is Outcome.POLICY_ERROR
-    assert "box" in result.message
-    assert provider.pictures == []
-
-
-async def test_without_an_image_the_policy_is_told_and_text_tools_still_work(images, time):
-    gateway = Gateway(SETTINGS, images, Endpoints([Endpoint("s", Sentences())], [Endpoint("c", Colours())]), clock=time)
-    result = await gateway.call(look(None), deadline=FAR)
-    assert result.outcome is Outcome.POLICY_ERROR
-    assert "no image 1" in result.message
-    assert (await gateway.call(text(), deadline=FAR)).outcome is Outcome.OK
-
-
-async def test_a_tool_that_nobody_provides_is_the_policys_error_in_words(images, time):
-    gateway = Gateway(SETTINGS, images, Endpoints(), clock=time)
-    assert (await gateway.call(text(), deadline=FAR)).outcome is Outcome.POLICY_ERROR
-    result = await gateway.call(look(images.put(scene("red"))), deadline=FAR)
-    assert (result.outcome, result.message) == (Outcome.POLICY_ERROR, "image search is not available")
-
-
-@pytest.mark.parametrize("expression", ["", "red"])
-@pytest.mark.parametrize("data", [b"no picture at all", scene("red")[:120], b""])
-async def test_a_torn_picture_is_a_fault_of_the_data(images, time, expression, data):
-    torn = images.put_unchecked(data, SIZE, SIZE)
-    provider = Counting(Colours())
-    gateway = image_gateway(images, time, Squares(), provider)
-    with pytest.raises(ImageRefused, match="cannot be searched"):
-        await gateway.call(look(torn, expression), deadline=FAR)
-    with pytest.raises(ImageRefused):
-        await gateway.call(look(torn, box=(0, 0, 500, 500)), deadline=FAR)
-    assert provider.pictures == []
-
-
-async def test_a_picture_that_no_store_has_is_a_fault_of_the_data(images, time):
-    with pytest.raises(ImageMissing):
-        await image_gateway(images, time).call(look(ImageRef("0" * 64, 9, 9)), deadline=FAR)
-
-
-async def test_the_same_crop_reached_by_other_words_costs_one_search(images, time):
-    picture = images.put(scene("red", "green"))
-    provider, grounder = Counting(Colours()), Counting(Squares())
-    gateway = image_gateway(images, time, grounder, provider)
-    first = await gateway.call(look(picture, "green"), deadline=FAR)
-    second = await gateway.call(look(picture, "the green square"), deadline=FAR)
-    third = await gateway.call(look(picture, "the  GREEN square"), deadline=FAR)
-    assert len(provider.pictures) == 1
-    assert len(grounder.pictures) == 2
-    assert first.evidence == second.evidence == third.evidence
-    assert (second.cached, third.cached) == (False, True)
-    assert second.cost_usd == pytest.approx(0.002)
-
-
-async def test_a_thumbnail_that_is_no_picture_is_left_out_and_the_hit_stays(images, time):
-    class BadThumbnails:
-        async def search(self, image):
-            return [ImageHit("a", "", "x", thumbnail=b"html"), ImageHit("b", "", "y", thumbnail=scene("red"))]
-
-    result = await image_gateway(images, time, provider=BadThumbnails()).call(
-        look(images.put(scene("red"))), deadline=FAR
-    )
-    assert [e.thumbnail is not None for e in result.evidence] == [False, True]
-
-
 # --- before anybody asks ------------------------------------------------------------------------------------
 
 
@@ -483,5 +269,6 @@ async def test_where_all_is_replayed_nothing_is_loaded(images, time, tmp_path):
     )
     await recorder.call(text(), deadline=FAR)
     await recorder.close()
-    replay = replace(SETTINGS, cassette=replace(record, mode=Mode.REPLAY))
-    await text_gateway(images, time, Index("there is no index there."), settings=replay).open()
+    replay, index = replace(SETTINGS, cassette=replace(record, mode=Mode.REPLAY)), Index("there is no index there.")
+    await text_gateway(images, time, index, settings=replay).open()
+    assert index.loaded == 0
