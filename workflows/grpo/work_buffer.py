@@ -17,6 +17,9 @@ Always true:
 - nothing is taken whose oldest sampled token is more than `max_staleness` versions old: what is, is cancelled
   and counted;
 - a verb used out of order raises `Misuse` and changes nothing.
+
+What an event costs does not grow with the number of groups that are held; a batch costs as much as it has slots
+(`mmsearch bench controller`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, NewType
+
+from workflows.grpo.front import Front
 
 GroupId = NewType("GroupId", int)
 
@@ -132,6 +137,12 @@ class WorkBuffer:
             raise ValueError(f"window must be between 1 and the {self.slots} slots, not {self.window}")
         self._groups: dict[GroupId, HeldGroup] = {}  # in order of admission
         self._next_id = 0
+        self._newest = 0  # version of the last admission
+        self._taken = 0  # groups in training
+        self._finished: Counter[int] = Counter()  # finished groups, by the version that they were born at
+        self._front = Front(groups_per_step, self.window)
+        self._awaited: set[GroupId] = set()  # until `_enough` of them are finished or gone there is no batch
+        self._enough = 0
         self.trained = 0
         self.filtered: Counter[str] = Counter()
         self.cancelled: Counter[str] = Counter()
@@ -180,35 +191,39 @@ class WorkBuffer:
         """Charge a slot. None: there is none free."""
         if self.free_slots == 0:
             return None
-        newest = max((g.admitted_at for g in self._groups.values()), default=version)
-        if version < newest:
-            raise Misuse(f"admission at version {version} after one at version {newest}")
+        if version < self._newest:
+            raise Misuse(f"admission at version {version} after one at version {self._newest}")
         group = GroupId(self._next_id)
         self._next_id += 1
+        self._newest = version
         self._groups[group] = HeldGroup(group, question_id, version)
+        self._front.admit(group)
         return group
 
     def start(self, group: GroupId) -> None:
         """Its episodes are being dispatched."""
-        self._move(group, GroupState.WAITING, GroupState.INFLIGHT)
+        held = self._expect(group, GroupState.WAITING)
+        self._groups[group] = replace(held, state=GroupState.INFLIGHT)
 
     def finish(self, group: GroupId, oldest_version: int) -> None:
         """All its episodes ended.
 
         `oldest_version` is that of the oldest token among those that will be trained on.
         """
-        self._move(group, GroupState.INFLIGHT, GroupState.FINISHED, oldest_version=oldest_version)
+        held = self._expect(group, GroupState.INFLIGHT)
+        self._groups[group] = replace(held, state=GroupState.FINISHED, oldest_version=oldest_version)
+        self._finished[oldest_version] += 1
+        self._front.finish(group)
+        self._no_longer_awaited(group)
 
     def filter(self, group: GroupId, reason: str) -> None:
         """It has nothing to teach (all siblings scored alike): its slot is free at once."""
-        self._expect(group, GroupState.FINISHED)
-        del self._groups[group]
+        self._end(self._expect(group, GroupState.FINISHED))
         self.filtered[reason] += 1
 
     def cancel(self, group: GroupId, reason: str) -> None:
         """It will not be trained on: its slot is free at once. A group in training cannot be cancelled."""
-        self._expect(group, GroupState.WAITING, GroupState.INFLIGHT, GroupState.FINISHED)
-        del self._groups[group]
+        self._end(self._expect(group, GroupState.WAITING, GroupState.INFLIGHT, GroupState.FINISHED))
         self.cancelled[reason] += 1
 
     def take(self, version: int) -> list[GroupId] | None:
@@ -218,15 +233,22 @@ class WorkBuffer:
 
         Finished groups that are too old are cancelled as stale first: this check is the guarantee.
         """
-        if self.groups(GroupState.TAKEN):
+        if self._taken:
             raise Misuse("a batch is in training: release it before the next is taken")
-        for group in self.expired(version, GroupState.FINISHED):
-            self.cancel(group, STALE)
-        picks = self._pick()
-        if len(picks) < self.groups_per_step or not self._rest_in_time(picks, version):
+        if any(version - born > self.max_staleness for born in self._finished):
+            for group in self.expired(version, GroupState.FINISHED):
+                self.cancel(group, STALE)
+        if self._enough or not self._front.is_full():
+            return None
+        picks, overtaken = self._front.pick()
+        if self._must_wait(overtaken, version):
             return None
         for group in picks:
-            self._groups[group] = replace(self._groups[group], state=GroupState.TAKEN, taken_at=version)
+            held = self._groups[group]
+            self._groups[group] = replace(held, state=GroupState.TAKEN, taken_at=version)
+            self._count_out(held)
+        self._front.take(picks)
+        self._taken = len(picks)
         return picks
 
     def release(self, groups: Iterable[GroupId], live_version: int) -> None:
@@ -241,6 +263,7 @@ class WorkBuffer:
             raise Misuse(f"a group is released twice in {batch}")
         for group in batch:
             del self._groups[group]
+        self._taken -= len(batch)
         self.trained += len(batch)
 
     def expired(self, version: int, *states: GroupState) -> list[GroupId]:
@@ -258,7 +281,7 @@ class WorkBuffer:
 
         Whether it was learned from would be unknown after a restart.
         """
-        if self.groups(GroupState.TAKEN):
+        if self._taken:
             raise Misuse("a batch is in training: a snapshot belongs between steps")
         return BufferState(
             groups_per_step=self.groups_per_step,
@@ -281,6 +304,13 @@ class WorkBuffer:
         for group in state.groups:
             pending = group.state is GroupState.INFLIGHT
             buffer._groups[group.id] = replace(group, state=GroupState.WAITING) if pending else group
+            buffer._newest = max(buffer._newest, group.admitted_at)
+            buffer._front.admit(group.id)
+            if group.state is GroupState.FINISHED:
+                buffer._finished[group.born] += 1
+                buffer._front.finish(group.id)
+            elif group.state is GroupState.TAKEN:
+                raise ValueError("a snapshot that no buffer wrote: a batch is in training")
         if buffer.held > buffer.slots or any(not 0 <= g < state.next_id for g in buffer._groups):
             raise ValueError("a snapshot that no buffer wrote: more groups than slots, or ids from the future")
         buffer._next_id = state.next_id
@@ -299,24 +329,36 @@ class WorkBuffer:
             raise Misuse(f"group {group} is {held.state}, not {' or '.join(states)}")
         return held
 
-    def _move(self, group: GroupId, before: GroupState, after: GroupState, **changes: Any) -> None:
-        self._groups[group] = replace(self._expect(group, before), state=after, **changes)
+    def _end(self, held: HeldGroup) -> None:
+        del self._groups[held.id]
+        self._front.end(held.id)
+        if held.state is GroupState.FINISHED:
+            self._count_out(held)
+        else:
+            self._no_longer_awaited(held.id)
 
-    def _pick(self) -> list[GroupId]:
-        """Up to P finished groups, oldest first, each within the window at the oldest group left."""
-        queue = list(self._groups.values())
-        picks: list[GroupId] = []
-        while len(picks) < self.groups_per_step:
-            window = queue[: self.window]
-            chosen = next((g for g in window if g.state is GroupState.FINISHED), None)
-            if chosen is None:
-                break
-            queue.remove(chosen)
-            picks.append(chosen.id)
-        return picks
+    def _count_out(self, finished: HeldGroup) -> None:
+        self._finished[finished.born] -= 1
+        if not self._finished[finished.born]:
+            del self._finished[finished.born]
 
-    def _rest_in_time(self, picks: Sequence[GroupId], version: int) -> bool:
-        """Whether each group left behind can still be taken before it is too old, by its admission."""
-        rest = [g for g in self._groups.values() if g.id not in picks]
-        last_chances = (g.admitted_at + self.max_staleness for g in rest)
-        return all(version + 1 + k // self.groups_per_step <= last for k, last in enumerate(last_chances))
+    def _must_wait(self, overtaken: Sequence[GroupId], version: int) -> bool:
+        """Whether a group that would be overtaken could then no longer be taken in time, by its admission.
+
+        Those behind the batch stand where strict FIFO would have them, and there they are in time.
+        """
+        left = [self._groups[group].admitted_at + self.max_staleness - version for group in overtaken]  # chances
+        late = [k for k, chances in enumerate(left) if 1 + k // self.groups_per_step > chances]
+        if not late:
+            return False
+        last_chance = [k for k in late if left[k] == 0]  # they are taken now or never, so each is waited for
+        self._awaited = {overtaken[k] for k in last_chance or range(late[-1] + 1)}
+        self._enough = len(last_chance) or 1
+        return True
+
+    def _no_longer_awaited(self, group: GroupId) -> None:
+        if group in self._awaited:
+            self._awaited.remove(group)
+            self._enough -= 1
+            if not self._enough:
+                self._awaited.clear()

@@ -10,6 +10,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from workflows.grpo.work_buffer import STALE, BufferState, GroupState, Misuse, WorkBuffer
 
 
+def obvious_batch(buffer, version):
+    """The rule of the docstring, word by word: one pick after the other, then everyone who is left behind."""
+    left = buffer.groups()
+    picks = []
+    for _ in range(buffer.groups_per_step):
+        finished = [g for g in left[: buffer.window] if g.state is GroupState.FINISHED]
+        if not finished:
+            return None
+        left.remove(finished[0])
+        picks.append(finished[0].id)
+    takes = [version + 1 + k // buffer.groups_per_step for k in range(len(left))]
+    in_time = all(take <= g.admitted_at + buffer.max_staleness for take, g in zip(takes, left, strict=True))
+    return picks if in_time else None
+
+
 class Pipeline(RuleBasedStateMachine):
     """Any order of events that a controller can cause; no sampler is behind the live version."""
 
@@ -68,9 +83,11 @@ class Pipeline(RuleBasedStateMachine):
     @rule()
     def take(self):
         queue = self.held()
+        expected = obvious_batch(self.buffer, self.version)
         born = {g.id: g.born for g in self.buffer.groups()}
         unfinished = self.held(GroupState.WAITING, GroupState.INFLIGHT)
         batch = self.buffer.take(self.version)
+        assert batch == expected
         assert self.buffer.cancelled[STALE] == 0, "admission and order alone keep every group young enough"
         if batch is None:
             assert unfinished or len(queue) < self.buffer.groups_per_step, "everything is finished, yet no step"
