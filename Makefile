@@ -13,10 +13,10 @@ demo: setup  ## the whole thing, for real, on two CPU cores: world, base model, 
 	@$(BIN)/mmsearch demo
 
 test: setup  ## unit and integration tests (at most 10 minutes)
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q --durations 15 -m "not slow"
 
 test-slow: setup  ## chaos, storage and end to end (at most 35 minutes)
-	@$(BIN)/python -m pytest -q --timeout 1500 -m slow $(AGAIN) tests
+	@$(BIN)/python -m pytest -q --durations 30 --timeout 1500 -m slow $(AGAIN) tests
 
 lint: setup  ## style, formatting and who may import whom
 	@$(BIN)/ruff check .

@@ -34,9 +34,10 @@ class BlobStore:
         sha256 = hashlib.sha256(data).hexdigest()
         name = _name(sha256)
         if not self._cached(name):
-            self._cache.write_bytes(name, data)
+            # first where all can read it: were it cached alone, no second try would ever bring it there
             if self._behind is not None and not self._behind.exists(name):
                 self._behind.write_bytes(name, data)
+            self._cache.write_bytes(name, data)
         return sha256
 
     def get(self, sha256: str) -> bytes:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from cluster.drives import Drive, LocalDrive, S3Drive
 from cluster.errors import UserError
+from cluster.storage_failures import reason_of
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -208,7 +209,11 @@ class Folder:
             local = root / file if file else root
             local.parent.mkdir(parents=True, exist_ok=True)
             part = local.with_name(f"{local.name}.part-{os.getpid()}")
-            self._drive.get(f"{path}/{file}" if file else path, part)
+            try:
+                self._drive.get(f"{path}/{file}" if file else path, part)
+            except BaseException:
+                part.unlink(missing_ok=True)  # a disk that is full needs the room
+                raise
             os.replace(part, local)
         return root
 
@@ -223,8 +228,7 @@ class Folder:
         except UserError:
             raise
         except OSError as error:
-            reason = (error.strerror or str(error)).splitlines()[0].rstrip(".")
-            raise UserError(f"{self.address} cannot be written to: {reason}.") from error
+            raise UserError(f"{self.address} cannot be written to: {reason_of(error)}.") from error
 
 
 def leads_out(name: str) -> bool:

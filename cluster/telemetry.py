@@ -2,9 +2,10 @@
 
 `metrics.jsonl` is the record; trackers (cluster/trackers.py; TensorBoard when nothing else is said) show it. Always
 true: a logged line survives a kill of its writer, every line is whole, and no step stands twice, because a run that
-resumes at a step first drops what its predecessor wrote after it. No tracker delays a step or ends a run. On S3, where
-nothing can be appended to, all files live in a scratch folder and are copied up at every flush: what was logged after
-the last one is lost with its writer."""
+resumes at a step first drops what its predecessor wrote after it; a line that the disk refuses leaves the file as it
+was. No tracker delays a step or ends a run. On S3, where nothing can be appended to, all files live in a scratch folder
+and are copied up at every flush: what was logged after the last one is lost with its writer, and a flush that storage
+refuses is made again with the next, a few times."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage import Folder
+from cluster.storage_failures import Patience
 from cluster.tracker_thread import TrackerThread
 from cluster.trackers import TrackedRun, Tracking
 
@@ -55,26 +57,44 @@ class Metrics:
         self._local.mkdir(parents=True, exist_ok=True)
         self._clock, self._flush_every_s = clock, flush_every_s
         self._keep(resume_at, keeps)
-        self._file = (self._local / FILE).open("a", buffering=1)  # a line at a time: a killed process loses none
+        self._file = (self._local / FILE).open("ab", buffering=0)  # whole lines: a killed process loses none
+        self._flushes = Patience(say)
         self._trackers = self._start_trackers(tracking or Tracking(), resume_at, say)
         self._flushed_at = clock()
 
     def log(self, step: int, values: Mapping[str, Any], *, prefix: str = "") -> None:
-        """One line: `step`, `time` (Unix, s) and the values. Numbers become curves; NaN and infinity become null."""
+        """One line: `step`, `time` (Unix, s) and the values. Numbers become curves; NaN and infinity become null.
+
+        Raise OSError when the disk refuses the line, of which then nothing is there, and `UserError` or `RunBroken`
+        when storage refused several flushes.
+        """
         now = self._clock()
         named = {f"{prefix}{name}": _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "time": round(now, 3), **named}, allow_nan=False) + "\n")
+        self._append(json.dumps({"step": step, "time": round(now, 3), **named}, allow_nan=False) + "\n")
         curves = {name: float(value) for name, value in named.items() if isinstance(value, int | float)}
         for tracker in self._trackers:
             tracker.log(step, curves)
         if now - self._flushed_at >= self._flush_every_s:
-            self.flush()
+            try:
+                self.flush()
+            except OSError as error:
+                self._flushes.failed(f"{FILE} could not be copied to {self._folder}", error, "it is tried again soon")
+            else:
+                self._flushes.worked()
+
+    def _append(self, line: str) -> None:
+        data, before = line.encode(), self._file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            self._file.truncate(before)
+            raise
 
     def flush(self) -> None:
         """Brings everything logged so far to where the run keeps its results."""
-        self._file.flush()
+        self._flushed_at = self._clock()  # first: a flush that is refused waits its turn again
         os.fsync(self._file.fileno())
-        self._flushed_at = self._clock()
         if self._scratch is not None:
             self._folder.upload(self._scratch)
 

@@ -60,7 +60,7 @@ def run(
                 f"{len(asked.question.images)} pictures are more than engine.images_per_prompt="
                 f"{settings.engine.images_per_prompt}."
             )
-        model = model_folder(settings.run.folder, checkpoint)
+        model = local_model(settings.pictures.on(str(model_folder(settings.run.folder, checkpoint))))
         console.print(f"[dim]model: {model}[/]", highlight=False)
         observer = StepPrinter(console)
         with interrupts_noted(at_latest=STOP_S) as pressed:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import RunBroken, UserError
-from workflows import cli_index, cli_plan, cli_search
+from workflows import cli_bench, cli_index, cli_plan, cli_search
 from workflows.commands import SETTING, Config, Overrides, restarted, stage
 
 app = typer.Typer(
@@ -31,12 +31,7 @@ dataset = typer.Typer(
     no_args_is_help=True, help="Make training data, or look at it.", epilog="Example: `mmsearch dataset inspect`"
 )
 app.add_typer(dataset, name="dataset")
-bench = typer.Typer(
-    no_args_is_help=True,
-    help="Measure this machine: every figure is a ratio to a bound that is measured in the same run.",
-    epilog="Examples: `mmsearch bench rollout run.name=mine`, `mmsearch bench train --stage sft`",
-)
-app.add_typer(bench, name="bench")
+app.add_typer(cli_bench.bench, name="bench")
 app.add_typer(cli_index.index, name="index")
 cli_search.add_to(app)
 cli_plan.add_to(app)
@@ -179,136 +174,6 @@ def report(
     from workflows.report.run import run
 
     run(runs, out, episodes, show)
-
-
-@bench.command(
-    name="rollout",
-    epilog="Examples: `mmsearch bench rollout run.name=mine`, `mmsearch bench rollout --rounds 2 engine.omp_threads=2`,"
-    " `mmsearch bench rollout --json grpo.start_from=runs/mine/grpo/export`",
-)
-def bench_rollout(
-    overrides: Overrides = None,
-    episodes: Annotated[int, typer.Option(metavar="N", min=1, help="Episodes of one pass.")] = 512,
-    concurrency: Annotated[int, typer.Option(metavar="N", min=1, help="Episodes, or requests, at a time.")] = 128,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Passes of each side, alternating.")] = 4,
-    profile: Annotated[bool, typer.Option("--profile", help="One more pass, with a profile of the sampler.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    config: Config = None,
-) -> None:
-    """Whole episodes of a run's questions, against bare vLLM `generate` on the same tokens."""
-    from workflows.bench.load import Load
-
-    load = Load(episodes, concurrency, rounds, profile)
-    stage("workflows.bench.rollout:run", config, overrides, load=load, as_json=as_json)
-
-
-@bench.command(
-    name="train",
-    epilog="Examples: `mmsearch bench train run.name=mine`, `mmsearch bench train --stage pretrain --profile`",
-)
-def bench_train(
-    overrides: Overrides = None,
-    which: Annotated[
-        str | None, typer.Option("--stage", metavar="STAGE", help="pretrain or sft (default: both).")
-    ] = None,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Optimizer steps that are timed, of each stage.")] = 20,
-    profile: Annotated[bool, typer.Option("--profile", help="Also where the time goes, by operation.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    config: Config = None,
-) -> None:
-    """Tokens a second of real optimizer steps, against what this machine's matrix products would allow."""
-    if which not in (None, "pretrain", "sft"):
-        raise UserError(f"--stage is {which!r} and must be pretrain or sft.")
-    stages = (which,) if which else ("pretrain", "sft")
-    stage("workflows.bench.train:run", config, overrides, stages=stages, steps=steps, profile=profile, as_json=as_json)
-
-
-@bench.command(
-    name="search",
-    epilog="Examples: `mmsearch bench search`, `mmsearch bench search --part quota --seconds 20`",
-)
-def bench_search(
-    overrides: Overrides = None,
-    parts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--part", metavar="PART", help="quota, broker, pool, overhead or lookups; repeatable (default: all)."
-        ),
-    ] = None,
-    seconds: Annotated[float, typer.Option(metavar="S", min=1, help="Length of the parts under a quota.")] = 60.0,
-    offered: Annotated[float, typer.Option(metavar="N", min=1, help="Calls a second that are offered.")] = 200.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    config: Config = None,
-) -> None:
-    """The search gateway under a provider's quota, beside a client that retries on 429; a simulated provider."""
-    from workflows.bench.search import SearchLoad
-
-    load = SearchLoad(seconds=seconds, offered=offered, parts=tuple(parts or SearchLoad.parts))
-    stage("workflows.bench.search:run", config, overrides, load=load, as_json=as_json)
-
-
-@bench.command(
-    name="chaos",
-    epilog="Examples: `mmsearch bench chaos run.name=mine`, `mmsearch bench chaos --minutes 3 --every 20`",
-)
-def bench_chaos(
-    overrides: Overrides = None,
-    minutes: Annotated[float, typer.Option(metavar="M", min=0.5, help="How long, from the first step on.")] = 30.0,
-    every: Annotated[
-        float, typer.Option(metavar="S", min=5, help="Seconds between a recovery and the next kill.")
-    ] = 60.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws who is killed, and when.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    config: Config = None,
-) -> None:
-    """GRPO while its processes are killed at random: how soon it is whole again, and whether every step is right."""
-    from workflows.bench.chaos import ChaosForm
-
-    words = [*(["--config", config] if config else []), *(overrides or [])]
-    form = ChaosForm(minutes, every, seed)
-    stage("workflows.bench.chaos:run", config, overrides, form=form, words=words, as_json=as_json)
-
-
-@bench.command(
-    name="async",
-    epilog="Examples: `mmsearch bench async run.name=mine`, `mmsearch bench async --full --steps 45 --seeds 3`,"
-    " `mmsearch bench async --arm sync --arm async-2 --trace near-zero`",
-)
-def bench_async(
-    overrides: Overrides = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Every arm under every trace, over 3 seeds and 45 steps.")
-    ] = False,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Optimizer steps of each run (default: 10).")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Runs of each arm under each trace (default: 1).")
-    ] = None,
-    arms: Annotated[
-        list[str] | None,
-        typer.Option("--arm", metavar="ARM", help="rounds, sync, async-1, async-2 or async-4; repeatable."),
-    ] = None,
-    traces: Annotated[
-        list[str] | None,
-        typer.Option("--trace", metavar="TRACE", help="near-zero, log-normal or quota; repeatable (default: all)."),
-    ] = None,
-    reward: Annotated[float, typer.Option(metavar="R", help="The mean reward that the time is told to.")] = 0.75,
-    refill: Annotated[
-        bool, typer.Option("--refill", help="Replace groups without variance, as `mmsearch grpo` does.")
-    ] = False,
-    again: Annotated[bool, typer.Option("--again", help="Also make runs that were made before.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    config: Config = None,
-) -> None:
-    """GRPO in rounds, in synchronous steps and asynchronously: the same training under the same slow tools.
-
-    The latency is injected; every run starts from the run's SFT model, or from grpo.start_from.
-    """
-    from workflows.bench.async_form import AsyncForm
-
-    form = AsyncForm.asked(full, steps, seeds, tuple(arms or ()), tuple(traces or ()), reward, refill)
-    stage("workflows.bench.asynchrony:run", config, overrides, form=form, again=again, as_json=as_json)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.storage_failures import storage_told
 from workflows.supervisor import SUPERVISED, end_with_parent, supervise
 
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")  # how a word that is a setting begins; a question has a blank before any `=`
@@ -33,7 +34,8 @@ def stage(where: str, config: str | None, overrides: list[str] | None, **options
     module, _, name = where.partition(":")
     try:
         run: Callable[..., None] = getattr(importlib.import_module(module), name)
-        run(settings, **options)
+        with storage_told("the command ended, because storage refused"):
+            run(settings, **options)
     except KeyboardInterrupt:
         print("mmsearch: stopped; the same command continues where it was.", file=sys.stderr)
         raise typer.Exit(130) from None

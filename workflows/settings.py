@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from actors.agent.settings import AgentSettings
 from actors.learner.settings import LearnerSettings
+from actors.model.settings import PictureSettings
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
 from actors.search.settings import SearchSettings
@@ -89,6 +90,7 @@ class Settings:
     mix: MixSettings = field(default_factory=MixSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     dataset: DatasetSettings = field(default_factory=DatasetSettings)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)

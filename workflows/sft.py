@@ -86,6 +86,7 @@ def identity_of(settings: Settings, model: Folder, source: Folder) -> dict[str, 
         "model": model.fingerprint(".safetensors"),
         "conversations": source.fingerprint(".parquet"),
         "ranks": settings.sft.ranks if settings.sft.engine == "deepspeed" else 1,  # ZeRO's shards are one a rank
+        **({"pictures": settings.pictures.given} if settings.pictures.given else {}),
     }
     return json.loads(json.dumps(identity))
 
@@ -106,7 +107,7 @@ def _train(
         raise UserError(f"None of the conversations at {source} can be used; the first problem: {dropped[0]}")
     facts = {"identity": dict(identity), "rows": rows, "dropped": len(dropped), "listed": dropped[:LISTED]}
     folder.sft.write_json(STATE, {**facts, "complete": False})
-    task = sft_rank.Task(wanted, settings.run.seed, folder.root.address, model.address)
+    task = sft_rank.Task(wanted, settings.run.seed, folder.root.address, settings.pictures.on(model.address))
     step = _watched(sft_rank.Fit(task, data, folder.sft, CHECKPOINTS), settings, folder.sft, console)
     if step < wanted.steps:
         raise KeyboardInterrupt("SFT: stopped after a checkpoint")

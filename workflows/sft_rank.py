@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.dataset.conversations import COLUMNS, Conversation, conversation_of, rows_of, shards_of
 from workflows.dataset.pipeline import in_order_and_quietly
@@ -32,6 +33,7 @@ from workflows.sft_settings import SftSettings
 
 if TYPE_CHECKING:
     from actors.learner.supervised import SupervisedLearner
+    from actors.model.pixels import Pixels
 
 STEP_FILE = "step.txt"
 DATASET = "conversations"
@@ -110,7 +112,9 @@ class Rank:
         import torch
         import transformers
 
+        from actors.learner.adapters import add_adapters
         from actors.learner.backends.ranks import join
+        from actors.learner.parts import freeze_parts
         from actors.learner.supervised import SupervisedLearner
         from actors.model.load import load_policy, local_model
         from actors.model.pixels import Pixels
@@ -124,11 +128,13 @@ class Rank:
         self.ranks = join(ranks)
         self.first = self.ranks.rank == 0
         self.source = local_model(task.model)
-        policy: Any = load_policy(self.source, "float32")
-        if self.settings.freeze_vision:
-            policy.model.visual.requires_grad_(False)
+        policy: Any = load_policy(self.source, "float32" if self.settings.precision == "fp32" else "bfloat16")
+        freeze_parts(policy, self.settings.freeze)
+        if self.settings.lora is not None:
+            add_adapters(policy, self.settings.lora)
         self.conversations = received(int(policy.config.image_token_id))
         pixels = Pixels.load(self.source, RunFolder.at(task.folder).images(), dtype="bfloat16")
+        _check_pictures(self.conversations, pixels, int(policy.config.image_token_id))
         self.learner: SupervisedLearner = SupervisedLearner(
             policy, self.settings.backend, self.ranks, pixels, self.settings.micro_batch_tokens
         )
@@ -170,6 +176,18 @@ class Rank:
 
     def export(self) -> None:
         self.learner.export(RunFolder.at(self.task.folder).sft_export, self.source)
+
+
+def _check_pictures(conversations: Sequence[Conversation], pixels: Pixels, image_token: int) -> None:
+    """Raise `UserError` unless pictures are as long in the conversations as the model reads them."""
+    for one in conversations:
+        written = int((one.expanded.token_ids == image_token).sum())
+        read = sum(pixels.n_tokens(ref) for ref in one.expanded.images)
+        if written != read:
+            raise UserError(
+                f"Conversation {one.id} gives its pictures {written} tokens, and the model reads {read}: it was"
+                " written for another model, or under other bounds (pictures.min_pixels, pictures.max_pixels)."
+            )
 
 
 def _whoami() -> Any:

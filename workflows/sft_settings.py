@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actors.learner.settings import LoraSettings, Part
 from workflows.supervised import AT_LEAST_ONE, NOT_NEGATIVE, SupervisedSettings
 
 
@@ -21,8 +22,11 @@ class SftSettings(SupervisedSettings):
     # folder of Parquet shards, local or s3://; those of the run's dataset when not given
     max_length: int = field(default=8192, metadata=AT_LEAST_ONE)
     # expanded tokens; a longer conversation is left out
-    freeze_vision: bool = False
-    # leave the vision tower as it is (DeepMMSearch-R1 does; a tiny model still learns to see)
+    freeze: list[Part] = field(default_factory=list)
+    # parts that stay as they are: vision (the tower without its projector), projector (DeepMMSearch-R1 leaves both; a
+    # tiny model still learns to see). With lora all but the adapters
+    lora: LoraSettings | None = None
+    # low-rank adapters in place of the weights themselves (DeepMMSearch-R1: rank 8), exported merged
     ranks: int = field(default=1, metadata=AT_LEAST_ONE)
     # processes of Ray Train
     rank_cpus: float = field(default=1.0, metadata={"gt": 0.0})
@@ -38,3 +42,5 @@ class SftSettings(SupervisedSettings):
         super().check()
         if self.batch < self.ranks:
             raise ValueError(f"batch is {self.batch} and must be at least ranks={self.ranks}")
+        if self.lora is not None and self.optimizer == "muon":
+            raise ValueError("optimizer muon is for whole matrices: lora needs adamw")

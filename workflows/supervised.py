@@ -47,6 +47,8 @@ class SupervisedSettings:
     # bf16 keeps fp32 master weights in the optimizer
     compile: bool = False
     # torch.compile of the language model; pays off in runs of many minutes
+    activation_checkpointing: bool = False
+    # keep only what enters each layer and compute the rest again in the backward pass: less memory, one more forward
     threads: int = field(default=0, metadata=NOT_NEGATIVE)
     # torch threads of a rank; 0: as many as there are cores
     checkpoint_every: int = field(default=100, metadata=AT_LEAST_ONE)
@@ -77,9 +79,10 @@ class SupervisedSettings:
             zero_stage=self.zero_stage,
             precision=self.precision,
             compile=self.compile,
+            activation_checkpointing=self.activation_checkpointing,
             optimizer=optimizer,
         )
 
 
 # of no consequence for what is learned: a run may be continued with other values
-INCIDENTAL = ("threads", "checkpoint_every", "micro_batch_tokens")
+INCIDENTAL = ("threads", "checkpoint_every", "micro_batch_tokens", "activation_checkpointing")

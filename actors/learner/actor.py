@@ -17,6 +17,7 @@ from actors.agent.seams import ImageStore
 from actors.learner.backends.protocol import StepStats
 from actors.learner.settings import LearnerSettings
 from actors.weights.manifest import WeightTicket
+from actors.weights.nccl import Peer
 
 Payload = Any  # a Trajectory, or a Ray reference to one
 
@@ -59,6 +60,9 @@ class PolicyLearner:
 
     def publish(self, version: int) -> WeightTicket | None:
         return self._learner.publish(version)
+
+    def connect(self, peers: Sequence[Peer]) -> None:
+        self._learner.connect(peers)
 
     def save(self, address: str) -> None:
         self._learner.save(address)
@@ -112,6 +116,10 @@ class LearnerRanks:
     async def publish(self, version: int) -> WeightTicket:
         """Write the present weights out as `version`."""
         return await self._all("publish", version)
+
+    async def connect(self, peers: Sequence[Peer]) -> None:
+        """Who receives weights from GPU to GPU, from the next version on; the other transports need not know."""
+        await self._all("connect", list(peers))
 
     async def save(self, address: str) -> None:
         await self._all("save", address)

@@ -17,7 +17,7 @@ import torch
 
 from actors.agent.seams import ImageStore
 from actors.agent.trajectory import Trajectory
-from actors.learner.adapters import add_adapters
+from actors.learner.adapters import add_adapters, base_weights
 from actors.learner.backends import build_backend
 from actors.learner.backends.protocol import StepStats
 from actors.learner.backends.ranks import Ranks, join
@@ -28,16 +28,19 @@ from actors.learner.reference import Reference
 from actors.learner.settings import LearnerSettings
 from actors.model.load import copy_without_weights, load_policy, local_model
 from actors.model.pixels import Pixels
+from actors.weights.build import build_transport
 from actors.weights.manifest import INDEX_FILE, WeightTicket, weight_files
-from actors.weights.transport import FolderTransport
 from cluster.allocator import keep_freed_memory
 from cluster.errors import UserError
 from cluster.storage import Folder
 
 if TYPE_CHECKING:
     from actors.model.batch import TokenBatch
+    from actors.weights.nccl import Peer
+    from actors.weights.transport import WeightTransport
 
 META_FILE = "learner.json"
+STATE_FORMAT = 2  # of what a backend saves: whole tensors, for any number of ranks and any ZeRO stage
 NOTHING = "no group had anything to teach"
 
 
@@ -55,7 +58,7 @@ class Learner:
         address: str = "",
         port: int = 0,
     ) -> None:
-        """`model` is a model folder (local or s3://); `weights_root` is where versions are published."""
+        """`model` is a model folder (local or s3://); `weights_root` is where versions lie in shared memory."""
         keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -72,7 +75,29 @@ class Learner:
         self._backend = build_backend(policy, settings.backend, self.ranks)
         self._objective = PolicyObjective(settings.objective)
         self._reference = self._second_copy()
-        self._transport = FolderTransport(Path(weights_root), config_from=self._source)
+        self._transport = self._way_out(Path(weights_root))
+
+    def _way_out(self, root: Path) -> WeightTransport:
+        publish = self._settings.publish
+        if publish.transport != "nccl":
+            return build_transport(publish, root, config_from=self._source)
+        from actors.weights.nccl import NamedShape, NcclTransport
+
+        backend: Any = self._backend  # both kinds have a `model`
+
+        def shapes() -> list[NamedShape]:
+            found = ((weight.name, weight.parts[0]) for weight in base_weights(backend.model))
+            return [NamedShape(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in found]
+
+        timeout_s = self._settings.backend.timeout_s
+        return NcclTransport(shapes, self._backend.named_weights, self.ranks.rank, timeout_s=timeout_s)
+
+    def connect(self, peers: Sequence[Peer]) -> None:
+        """The samplers that new weights are sent to, where they go from GPU to GPU; nothing to do elsewhere."""
+        from actors.weights.nccl import NcclTransport
+
+        if isinstance(self._transport, NcclTransport):
+            self._transport.connect(peers)
 
     def _second_copy(self) -> Reference | None:
         """Of the model as it starts, where one is needed. A resumed run starts from the same folder."""
@@ -129,8 +154,9 @@ class Learner:
     def publish(self, version: int) -> WeightTicket | None:
         """Write the present weights as `version`; the ticket on rank 0, None on the others."""
         weights = self._backend.named_weights()
-        if self.ranks.rank == 0:
-            return self._transport.send(version, weights)
+        if self.ranks.rank == 0 or self._settings.publish.transport == "nccl":
+            ticket = self._transport.send(version, weights)
+            return ticket if self.ranks.rank == 0 else None
         for _ in weights:  # under ZeRO-3 every rank takes part in gathering each bucket
             pass
         return None
@@ -176,12 +202,16 @@ class Learner:
                     folder.upload(file, file.name)
 
     def keep(self, version: int, address: str) -> None:
-        """Copy a published version, one of the last two, into a model folder as `export` writes it."""
+        """Copy the version that was published last into a model folder as `export` writes it.
+
+        Raise `TornPublish` for one that is gone.
+        """
         if self.ranks.rank != 0:
             return
-        folder, published = Folder(address), self._transport.folder(version)
-        with tempfile.TemporaryDirectory(prefix="mmsearch-keep-") as scratch:
-            rest = Path(scratch)
+        folder = Folder(address)
+        with ExitStack() as held:
+            published = held.enter_context(self._transport.opened(version))
+            rest = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="mmsearch-keep-")))
             copy_without_weights(self._source, rest)
             weights = [*weight_files(published), *published.glob(INDEX_FILE)]
             for file in (*weights, *sorted(rest.iterdir(), key=lambda file: file.name == "config.json")):
@@ -189,15 +219,13 @@ class Learner:
 
     def close(self) -> None:
         """Delete the published versions."""
-        if self.ranks.rank == 0:
+        if self.ranks.rank == 0 or self._settings.publish.transport == "nccl":
             self._transport.close()
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with the learner that continues it."""
         backend = self._settings.backend
-        identity: dict[str, Any] = {"kind": backend.kind, "precision": backend.precision, "ranks": self.ranks.world}
-        if backend.kind == "deepspeed":
-            identity["zero_stage"] = backend.zero_stage
+        identity: dict[str, Any] = {"format": STATE_FORMAT, "kind": backend.kind, "precision": backend.precision}
         if self._settings.freeze:
             identity["freeze"] = sorted(self._settings.freeze)
         if self._settings.lora is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from actors.weights.settings import PublishSettings
+
 POSITIVE = {"ge": 1}
 NOT_NEGATIVE = {"ge": 0}
 
@@ -164,6 +166,8 @@ class LearnerSettings:
     # low-rank adapters in place of the weights themselves; null trains the weights
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     backend: BackendSettings = field(default_factory=BackendSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
+    # how new weights get to the samplers
 
     def check(self) -> None:
         """Raise ValueError for values that do not fit each other."""

@@ -52,5 +52,8 @@ def _shared_features(inner: Any, batch: TokenBatch) -> Any:
     grids = torch.zeros_like(batch.image_grid_thw[: int(batch.image_index.max()) + 1])
     grids[batch.image_index] = batch.image_grid_thw
     features = inner.model.get_image_features(batch.pixel_values.to(inner.dtype), grids, return_dict=True)
-    features.pooler_output = [features.pooler_output[i] for i in batch.image_index.tolist()]
+    order = batch.image_index.tolist()
+    features.pooler_output = [features.pooler_output[i] for i in order]
+    if getattr(features, "deepstack_features", None):  # Qwen3-VL shows what deeper layers see to the first text layers
+        features.deepstack_features = [[layer[i] for i in order] for layer in features.deepstack_features]
     return features

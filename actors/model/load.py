@@ -14,22 +14,27 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from actors.model.bounds import PROCESSOR_FILES, bounded
+from actors.model.settings import split_address
 from cluster.errors import UserError
 from cluster.storage import Folder
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    import torch
+    from torch import nn
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+    Policy = Qwen2_5_VLForConditionalGeneration | Qwen3VLForConditionalGeneration
+
+ARCHITECTURES = ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _TOKENIZER = ("tokenizer.json", "vocab.json")  # any of them
-_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _HEADER_LENGTH = 8  # bytes of a safetensors file that say how long its JSON header is
 
 
 def check_model_folder(path: str | os.PathLike[str]) -> None:
-    """Raise `UserError` with one sentence unless `path` is a complete local folder of this project's architecture.
+    """Raise `UserError` with one sentence unless `path` is a complete local folder of one of `ARCHITECTURES`.
 
     Reads headers only: a truncated file is found by the length that its header promises.
     """
@@ -39,9 +44,10 @@ def check_model_folder(path: str | os.PathLike[str]) -> None:
     config = _json(folder / "config.json")
     found = config.get("architectures")
     found = found if isinstance(found, list) and found else ["an unnamed architecture"]
-    if ARCHITECTURE not in found:
-        raise UserError(f"{folder} holds {', '.join(map(str, found))}; this project runs {ARCHITECTURE}.")
-    for names, what in ((_TOKENIZER, "tokenizer"), (_PROCESSOR, "image processor")):
+    held = [str(name) for name in found]
+    if not set(ARCHITECTURES).intersection(held):
+        raise UserError(f"{folder} holds {', '.join(held)}; this project runs {' and '.join(ARCHITECTURES)}.")
+    for names, what in ((_TOKENIZER, "tokenizer"), (PROCESSOR_FILES, "image processor")):
         if not any((folder / name).is_file() for name in names):
             raise UserError(f"{folder} has no {what}: one of {', '.join(names)} must be there.")
     for name in weight_files(folder):
@@ -63,13 +69,19 @@ def weight_files(folder: Path) -> list[str]:
 def local_model(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Path:
     """The checked local folder of a model; one on `s3://` is downloaded once to `cache` (default: the system's).
 
-    A download is complete or not there: it grows beside its place and is renamed into it.
+    Its pictures have the bounds that the address carries (actors/model/settings.py). A download is complete or not
+    there: it grows beside its place and is renamed into it.
     """
-    source = Folder(path)
+    plain, pictures = split_address(path)
+    source = Folder(plain)
+    root = Path(cache) if cache else Path(tempfile.gettempdir()) / f"mmsearch-models-{os.getuid()}"
     if source.is_local:
         check_model_folder(source.local_path)
-        return source.local_path
-    root = Path(cache) if cache else Path(tempfile.gettempdir()) / f"mmsearch-models-{os.getuid()}"
+        return bounded(source.local_path, pictures, root)
+    return bounded(_downloaded(source, root), pictures, root)
+
+
+def _downloaded(source: Folder, root: Path) -> Path:
     target = root / f"{source.name}-{_fingerprint(source)}"
     if not target.is_dir():
         root.mkdir(parents=True, exist_ok=True)
@@ -88,7 +100,7 @@ def local_model(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
     return target
 
 
-def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Qwen2_5_VLForConditionalGeneration:
+def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Policy:
     """The model with its weights in `dtype` (float32 | bfloat16 | float16), on the CPU, with SDPA attention."""
     import torch
     from transformers import AutoModelForImageTextToText
@@ -97,7 +109,17 @@ def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Qwen2_5
         raise ValueError(f"dtype is {dtype!r}; accepted: float32, bfloat16, float16")
     folder = local_model(path)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    return cast("Qwen2_5_VLForConditionalGeneration", model)
+    return cast("Policy", model)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give the parameters this precision, and leave buffers in theirs, unlike `model.to(dtype)`.
+
+    Rotary frequencies are buffers: in bf16 the angle of a token at position 1000 would be off by up to a radian (with
+    a base of 10^6 and heads of 128), and the learner's model would be another one than the sampler's.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def parameter_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:

@@ -59,15 +59,9 @@ class Pixels:
 
 
 def count_image_tokens(image_processor: Any, width: int, height: int) -> int:
-    """Tokens of one image of this size after patching and merging: by Qwen2-VL's smart_resize."""
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+    """Tokens of one image of this size after patching and merging, as the model's own processor counts them.
 
-    unit = image_processor.patch_size * image_processor.merge_size
-    tall, wide = smart_resize(
-        height,
-        width,
-        factor=unit,
-        min_pixels=image_processor.size["shortest_edge"],
-        max_pixels=image_processor.size["longest_edge"],
-    )
-    return (tall // unit) * (wide // unit)
+    Raise `ValueError` for a picture that the processor refuses (Qwen's: one side more than 200 times the other).
+    """
+    patches = image_processor.get_number_of_image_patches(height, width, {})
+    return int(patches) // image_processor.merge_size**2

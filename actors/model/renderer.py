@@ -1,14 +1,14 @@
-"""Text to tokens and back: the only owner of the chat template and of image placeholders.
+"""Text to tokens and back: the only owner of image placeholders, and of how turns are put together.
 
-Qwen's ChatML. A conversation is written in pieces that concatenate to what the model's own template renders:
+A conversation is written in pieces that concatenate to what the model's own chat template renders (`template.py`):
 
-    open      <|im_start|>user\\n ... <|im_end|>\\n<|im_start|>assistant\\n
-    (action)  ... <|im_end|>                                   sampled by the policy, ends with the end-of-turn token
-    observe   \\n<|im_start|>user\\n ... <|im_end|>\\n<|im_start|>assistant\\n
+    open      all before the first text, the text, and what asks for a reply
+    (action)  ... sampled by the policy, ends with the end-of-turn token
+    observe   from behind that token: the next text, and what asks for a reply
 
 Always true: ids of special tokens enter by id, never by text. All text, ours and the world's, is tokenised with special
 tokens switched off, so `<|im_end|>` on a web page stays seven harmless pieces. No id is written down here: all of them
-are looked up in the tokenizer by name.
+are those of the tokenizer and its template.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.agent.trajectory import ImageRef, IntArray, PlacedImage, Segment, SegmentKind
+from actors.model.template import Piece, read_template
+from cluster.errors import UserError
 
 IMAGE_MARK = "<image>"  # where an image goes in a text
 
-_TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
-_VISION_START, _IMAGE_PAD, _VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-# Tokens that only the task may write; those that a tokenizer does not have are skipped.
-_RESERVED = (_TURN_START, _VISION_START, _VISION_END, _IMAGE_PAD, "<|video_pad|>", "<|vision_pad|>")
+# What transformers' processors of this family look for where a tokenizer does not name its placeholder
+_IMAGE_PAD = "<|image_pad|>"
+# Tokens that only the task may write, besides the template's; those that a tokenizer does not have are skipped.
+_RESERVED = ("<|video_pad|>", "<|vision_pad|>")
 _REMEMBERED = 4096  # texts: the episodes of a question begin alike, and often find the same pages
 
 
@@ -38,30 +40,32 @@ class TokenCounter(Protocol):
 
 
 class ChatRenderer:
-    """`agent.seams.Renderer` for a tokenizer with Qwen's special tokens. `system` is an optional system message."""
+    """`agent.seams.Renderer` for a tokenizer, by its chat template. `system` is an optional system message.
 
-    def __init__(self, tokenizer: Any, counter: TokenCounter, system: str = "") -> None:
+    Raise `ValueError` for a template that it cannot be written with: that shows no picture, or texts not once.
+    """
+
+    def __init__(self, tokenizer: Any, counter: TokenCounter, system: str = "", template: str | None = None) -> None:
+        """`template`: the processor's, where the tokenizer has none of its own."""
         self._tokenizer = tokenizer
         self._counter = counter
         self._vocabulary = len(tokenizer)
-        self.turn_start = _require(tokenizer, _TURN_START)
-        self.end_of_turn = _require(tokenizer, _TURN_END)
-        self.image_token = _require(tokenizer, _IMAGE_PAD)
-        self._vision = (_require(tokenizer, _VISION_START), _require(tokenizer, _VISION_END))
+        self._chat = read_template(tokenizer, template, system)
+        self.end_of_turn = self._chat.end_of_turn
         known = tokenizer.get_vocab()
-        self._reserved = frozenset(known[name] for name in _RESERVED if name in known)
+        self.image_token = int(known.get(getattr(tokenizer, "image_token", None) or _IMAGE_PAD, -1))
+        if self._chat.picture.count(self.image_token) != 1:
+            raise ValueError("the chat template does not write one placeholder for a picture")
+        self._reserved = self._chat.special - {self.end_of_turn} | {known[name] for name in _RESERVED if name in known}
         self._encoded = lru_cache(_REMEMBERED)(self._tokens_of)
-        self._newline = self.encode("\n")
-        self._reply = [*self._newline, self.turn_start, *self.encode("assistant\n")]
-        self._preamble = self._turn("system", system, ())[0] + self._newline if system else []
 
     def open(self, text: str, images: Sequence[ImageRef]) -> Segment:
         """The first user turn with generation prompt. Raise `ValueError` unless `text` has one mark per image."""
-        return self._segment(SegmentKind.PROMPT, self._preamble, text, images)
+        return self._segment(SegmentKind.PROMPT, self._chat.opening, text, images)
 
     def observe(self, text: str, images: Sequence[ImageRef] = ()) -> Segment:
-        """A further user turn with generation prompt, from the newline that follows the policy's end-of-turn token."""
-        return self._segment(SegmentKind.OBSERVATION, self._newline, text, images)
+        """A further user turn with generation prompt, from what follows the policy's end-of-turn token."""
+        return self._segment(SegmentKind.OBSERVATION, self._chat.between, text, images)
 
     def decode(self, token_ids: IntArray) -> str:
         """The text of a sampled turn, without the end-of-turn token. Ids outside the vocabulary have no text."""
@@ -90,35 +94,44 @@ class ChatRenderer:
     def _tokens_of(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
-    def _segment(self, kind: SegmentKind, before: list[int], text: str, images: Sequence[ImageRef]) -> Segment:
-        turn, offsets = self._turn("user", text, images)
-        ids = np.array([*before, *turn, *self._reply], dtype=np.int32)
-        placed = tuple(
-            PlacedImage(len(before) + offset, ref, self._counter.n_tokens(ref))
-            for offset, ref in zip(offsets, images, strict=True)
-        )
-        if int((ids == self.image_token).sum()) != len(placed):
-            raise ValueError(f"{len(placed)} images but {int((ids == self.image_token).sum())} placeholders")
-        return Segment(kind, ids, images=placed, text=text)
-
-    def _turn(self, role: str, text: str, images: Sequence[ImageRef]) -> tuple[list[int], list[int]]:
-        """One whole turn without the newline after it, and the offsets of its placeholders."""
+    def _segment(self, kind: SegmentKind, before: Piece, text: str, images: Sequence[ImageRef]) -> Segment:
         pieces = text.split(IMAGE_MARK)
         if len(pieces) != len(images) + 1:
             raise ValueError(f"a text with {len(pieces) - 1} {IMAGE_MARK} marks cannot place {len(images)} images")
-        ids, offsets = [self.turn_start, *self.encode(f"{role}\n{pieces[0]}")], []
+        turn: list[int | str] = [*before, pieces[0]]
         for piece in pieces[1:]:
-            offsets.append(len(ids) + 1)
-            ids += [self._vision[0], self.image_token, self._vision[1], *self.encode(piece)]
-        return [*ids, self.end_of_turn], offsets
+            turn += [*self._chat.picture, piece]
+        ids = np.array(self._ids([*turn, *self._chat.asking]), dtype=np.int32)
+        offsets = np.flatnonzero(ids == self.image_token).tolist()  # no text is ever tokenised to it
+        placed = tuple(
+            PlacedImage(offset, ref, self._counter.n_tokens(ref)) for offset, ref in zip(offsets, images, strict=True)
+        )
+        return Segment(kind, ids, images=placed, text=text)
+
+    def _ids(self, items: Sequence[int | str]) -> list[int]:
+        """Special tokens as they are, and each run of text between them in one."""
+        ids: list[int] = []
+        run = ""
+        for item in items:
+            if isinstance(item, str):
+                run += item
+            else:
+                ids += [*self.encode(run), item]
+                run = ""
+        return ids + self.encode(run)
 
 
 def load_renderer(model_path: str | Path, system: str = "") -> ChatRenderer:
-    """The renderer of a model folder in Hugging Face format."""
-    from transformers import AutoImageProcessor, AutoTokenizer
+    """The renderer of a model folder in Hugging Face format. Raise `UserError` for a chat template of no use."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    return ChatRenderer(tokenizer, _ProcessorCounter(AutoImageProcessor.from_pretrained(model_path)), system)
+    template = None if tokenizer.chat_template else AutoProcessor.from_pretrained(model_path).chat_template
+    counter = _ProcessorCounter(AutoImageProcessor.from_pretrained(model_path))
+    try:
+        return ChatRenderer(tokenizer, counter, system, template)
+    except ValueError as error:
+        raise UserError(f"{model_path} cannot be talked to: {error}.") from error
 
 
 class _ProcessorCounter:
@@ -131,10 +144,3 @@ class _ProcessorCounter:
         from actors.model.pixels import count_image_tokens
 
         return count_image_tokens(self._image_processor, ref.width, ref.height)
-
-
-def _require(tokenizer: Any, name: str) -> int:
-    found = tokenizer.get_vocab().get(name)
-    if found is None:
-        raise ValueError(f"the tokenizer has no {name} token: it does not speak Qwen's chat format")
-    return int(found)

@@ -17,7 +17,8 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +33,8 @@ from actors.model.load import local_model, parameter_shapes
 from actors.model.renderer import ChatRenderer, load_renderer
 from actors.sampler.engine import Engine
 from actors.sampler.settings import EngineSettings
-from actors.weights.manifest import WeightTicket, tensor_slices, verify
+from actors.weights.manifest import WeightMismatch, WeightsRefused, WeightTicket, tensor_slices
+from actors.weights.receiver import Receiver
 from cluster.collector import collect_rarely
 
 _log = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ class RolloutSampler:
         self._starting = asyncio.Lock()
         self._started = False
         self._shapes: list[dict[str, tuple[int, ...]]] = []  # of every weight, by each of its names
+        self._receiver = Receiver()
+        self._updating = asyncio.Lock()
         self._running: defaultdict[str, set[asyncio.Task[Trajectory]]] = defaultdict(set)
 
     async def ready(self) -> dict[str, Any]:
@@ -130,9 +134,32 @@ class RolloutSampler:
         Raise `WeightsRefused` (the old weights stay) when what lies there is not what the ticket says or not all
         that the model needs, and `GenerationFailed` when loading broke the engine.
         """
-        await asyncio.to_thread(self._verify, ticket)
-        await self._engine.update(ticket.folder, ticket.version)
+        if ticket.kind == "nccl":
+            if int(self._engine.version) != ticket.version:
+                raise WeightsRefused(f"version {ticket.version} was sent before this sampler could receive it")
+            return ticket.version
+        async with self._updating:
+            with ExitStack() as held:
+                names = {entry.name for entry in ticket.manifest}
+                expected = await asyncio.to_thread(self._needed, names)
+                folder = await asyncio.to_thread(held.enter_context, self._receiver.opened(ticket, expected))
+                await self._engine.update(str(folder), ticket.version)
         return int(self._engine.version)
+
+    async def accepts_transfer(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Raise `WeightMismatch` when weights of these shapes are not all that the model needs."""
+        needed = await asyncio.to_thread(self._needed, shapes.keys())
+        for name, shape in needed.items():
+            if shapes.get(name) != shape:
+                raise WeightMismatch(f"the model needs {name} of shape {shape}, what comes is {shapes.get(name)}")
+
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Enter the learner's group of GPUs; returns when all are in it."""
+        await self._engine.join_transfer(init_info)
+
+    async def receive_transfer(self, update_info: dict[str, Any], version: int) -> None:
+        """Run the weights that the learner broadcasts meanwhile, as `version`."""
+        await self._engine.receive_transfer(update_info, version)
 
     async def cancel(self, question_id: str) -> int:
         """Abort the episodes of a question; returns how many. Their `run` calls return failed trajectories."""
@@ -146,12 +173,14 @@ class RolloutSampler:
         return self._started and await self._engine.answers()
 
     async def stats(self) -> dict[str, Any]:
-        """The engine's counters and the number of episodes under way."""
-        return {**asdict(self._engine.stats()), "episodes": sum(map(len, self._running.values()))}
+        """The engine's counters and how full it is (`EngineStats`, `EngineLoad`), and the episodes under way."""
+        load = asdict(self._engine.load()) if self._started else {}
+        return {**asdict(self._engine.stats()), **load, "episodes": sum(map(len, self._running.values()))}
 
     async def close(self) -> None:
         """Stop the engine's processes; call before the actor is killed."""
         await self._engine.close()
+        self._receiver.close()
 
     async def _play(
         self,
@@ -185,7 +214,7 @@ class RolloutSampler:
             return _failed(question, sample_index, Failure.DATA, repr(error))
         return await scored(self._scorer, question, trajectory)
 
-    def _verify(self, ticket: WeightTicket) -> None:
+    def _needed(self, names: Set[str]) -> dict[str, tuple[int, ...]]:
         """A weight that nobody published would silently stay old in the engine, so all names are asked for.
 
         Modules and files of one model name its weights differently; a ticket follows one of the two namings.
@@ -193,8 +222,7 @@ class RolloutSampler:
         if not self._shapes:
             files = {name: where.shape for name, where in tensor_slices(Path(self._model_path)).items()}
             self._shapes = [parameter_shapes(self._model_path), files]
-        names = {entry.name for entry in ticket.manifest}
-        verify(ticket, max(self._shapes, key=lambda naming: len(naming.keys() & names)))
+        return max(self._shapes, key=lambda naming: len(naming.keys() & names))
 
     def _renderer(self, preset: Preset) -> ChatRenderer:
         if preset.system not in self._renderers:
@@ -208,9 +236,13 @@ def start_sampler(
     num_gpus: float = 0.0,
     name: str | None = None,
     runtime_env: dict[str, Any] | None = None,
+    labels: dict[str, str] | None = None,
     **keywords: Any,
 ) -> Any:
     """A handle of a RolloutSampler actor with `RolloutSampler`'s arguments. Ray must be running.
+
+    `labels`: of the nodes that it may be placed on, as Ray's label selectors have them; any node when not given. Its
+    GPUs are always of one node.
 
     It never restarts by itself: a new process must load the current weights first, which the controller sees to.
     """
@@ -221,6 +253,7 @@ def start_sampler(
         runtime_env=runtime_env,
         max_concurrency=MAX_CONCURRENCY,
         max_restarts=0,
+        **({"label_selector": labels} if labels else {}),
     )
     return options.remote(*arguments, **keywords)
 

@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +33,8 @@ from actors.sampler.settings import EngineSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from actors.sampler.load_watch import EngineLoad
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +150,12 @@ class Engine:
             last_update_s=self._last_update_s,
         )
 
+    def load(self) -> EngineLoad:
+        """How full it is; see actors/sampler/load_watch.py."""
+        from actors.sampler.load_watch import load_of
+
+        return load_of(self._llm)
+
     async def generate(
         self,
         segments: Sequence[Segment],
@@ -183,14 +191,37 @@ class Engine:
         """Load the weights in `folder` (Hugging Face safetensors) under running requests, which then go on.
 
         Raise `GenerationFailed` when loading failed: the engine is then broken and must be replaced. Whether
-        the folder is complete is checked by the caller (`actors.weights.verify`) before this is called.
+        the folder is complete is checked by the caller (`actors.weights.receiver`) before this is called.
         """
+        await self._change(version, lambda: vllm_adapter.load_folder(self._llm, folder))
+
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Enter the group of a learner that sends from GPU to GPU. Raise what vLLM raises."""
+        self._raise_if_unusable()
+        await vllm_adapter.join_transfer(self._llm, init_info)
+
+    async def receive_transfer(self, update_info: dict[str, Any], version: int) -> None:
+        """As `update`, with weights that come from the learner's GPU while this runs."""
+        await self._change(version, lambda: vllm_adapter.receive_transfer(self._llm, update_info))
+
+    async def _change(self, version: int, loading: Callable[[], Awaitable[None]]) -> None:
+        """Pause, load, label, resume."""
         async with self._update_lock:
             self._raise_if_unusable()
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._settings.update_timeout_s):
-                    await self._swap_weights(folder, version)
+                    await vllm_adapter.pause(self._llm, clear_cache=self._settings.clear_cache_on_update)
+                    # Asked for at once: the engine's core answers in this order, and nobody else asks it to step.
+                    # Loading clears the workers' encoder cache; the scheduler must be told, or the engine dies with
+                    # "Encoder cache miss".
+                    await asyncio.gather(
+                        loading(),
+                        self._llm.reset_encoder_cache(),
+                        vllm_adapter.set_weight_version(self._llm, version),
+                    )
+                    self._version = WeightVersion(version)
+                    self._loads += 1
             except BaseException as error:
                 await self._break(f"loading weights {version} failed: {error!r}")
                 if not isinstance(error, Exception):
@@ -202,17 +233,6 @@ class Engine:
                 await self._break(f"the engine did not resume after loading weights {version}")
                 raise GenerationFailed(self._broken)
             self._last_update_s = time.perf_counter() - started
-
-    async def _swap_weights(self, folder: str, version: int) -> None:
-        llm = self._llm
-        await llm.pause_generation(mode="keep", clear_cache=self._settings.clear_cache_on_update)
-        await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-        # The reload clears the workers' encoder cache; the scheduler must be told, or the engine dies with
-        # "Encoder cache miss".
-        await llm.reset_encoder_cache()
-        await vllm_adapter.set_weight_version(llm, version)
-        self._version = WeightVersion(version)
-        self._loads += 1
 
     async def weight_checksums(self) -> list[dict[str, str]]:
         """SHA-256 of each parameter as it lies in each worker."""

@@ -39,12 +39,16 @@ class EngineSettings:
     # pictures kept decoded before processing
     omp_threads: int = field(default=1, metadata={"ge": 1})
     # CPU threads of the engine's worker
+    nccl_updates: bool = False
+    # be ready for weights from the learner's GPU: with learner.publish.transport=nccl, on GPUs alone
     update_timeout_s: float = field(default=120.0, metadata={"gt": 0})
     # a weight update that takes longer breaks the engine
     abort_grace_s: float = field(default=10.0, metadata={"gt": 0})
     # how long an engine may take to answer an abort before it counts as failed
     answer_timeout_s: float = field(default=30.0, metadata={"gt": 0})
     # an engine that does not answer between two steps for so long hangs, and is replaced
+    watch_load: bool = True
+    # have the engine's core tell after every step how full its KV cache is; admission and concurrency go by it
     seed: int = field(default=0, metadata={"ge": 0})
     # of the engine
     honour_request_seeds: bool = False

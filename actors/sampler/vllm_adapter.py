@@ -51,9 +51,12 @@ def start_engine(model_path: str, settings: EngineSettings) -> AsyncLLM:
     missing = wanted.keys() - known - _ONLY_SAVES_WORK
     if missing:
         raise RuntimeError(f"this vLLM does not know the engine arguments {', '.join(sorted(missing))}")
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
-    )
+    arguments = AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
+    if not settings.watch_load:
+        return AsyncLLM.from_engine_args(arguments)
+    from actors.sampler.load_watch import LoadWatch, WatchedLLM
+
+    return WatchedLLM.from_engine_args(arguments, stat_loggers=[LoadWatch])
 
 
 async def stop_listening(llm: AsyncLLM) -> None:
@@ -92,15 +95,58 @@ def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, An
         "skip_mm_profiling": True,
         "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled, temperature included
         "generation_config": "vllm",  # the folder's sampling defaults and stop tokens must not creep in
-        "disable_log_stats": True,
+        "disable_log_stats": not settings.watch_load,
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
+        **_transfer_arguments(settings),
     }
+
+
+def _transfer_arguments(settings: EngineSettings) -> dict[str, Any]:
+    if not settings.nccl_updates:
+        return {}
+    from vllm.config import WeightTransferConfig
+
+    return {"weight_transfer_config": WeightTransferConfig(backend="nccl")}
 
 
 def labels_tokens(llm: Any) -> bool:
     """Whether this vLLM labels sampled tokens with weight versions by itself."""
     return hasattr(llm, "update_weight_version")
+
+
+async def pause(llm: Any, *, clear_cache: bool) -> None:
+    """Freeze all requests where they are; when this returns the engine makes no step.
+
+    vLLM's own call goes on to sleep for 20 ms, so that what was sampled before arrives first. Who needs that are
+    tokens that are stamped as they arrive; where the engine labels them, every request would wait for nothing.
+    """
+    if clear_cache or not labels_tokens(llm):
+        await llm.pause_generation(mode="keep", clear_cache=clear_cache)
+    else:
+        await llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
+
+
+async def load_folder(llm: Any, folder: str) -> None:
+    """Have all workers of a paused engine load safetensors files."""
+    await llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+
+
+async def join_transfer(llm: Any, init_info: dict[str, Any]) -> None:
+    """Have all workers enter a learner's NCCL group, and leave the one they are in."""
+    from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+    await llm.shutdown_weight_transfer_engine()
+    await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+
+
+async def receive_transfer(llm: Any, update_info: dict[str, Any]) -> None:
+    """Have all workers of a paused engine load what the learner broadcasts. After a failure they are half-loaded."""
+    from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+    await llm.start_weight_update()
+    await llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+    await llm.finish_weight_update()
 
 
 async def set_weight_version(llm: Any, version: int) -> None:

@@ -30,6 +30,7 @@ class EndpointLoad:
     per_second: float = 0.0  # what the quota allows all workers together; 0: no such limit
     concurrency: int = 0  # the same for requests in flight
     answered: int = 0  # requests that `p95_s` is taken from
+    served: int = 0  # requests that were sent and have ended, since the worker started
 
     @property
     def asked(self) -> int:
@@ -86,6 +87,7 @@ def _as_one(loads: list[EndpointLoad]) -> EndpointLoad:
         max(load.per_second for load in loads),
         max(load.concurrency for load in loads),
         answered,
+        sum(load.served for load in loads),
     )
 
 
@@ -114,7 +116,7 @@ class EndpointWatch:
     def __init__(self, name: str, quota: QuotaSettings, waiting: Callable[[], int], clock: Clock) -> None:
         self._name, self._quota, self._waiting, self._clock = name, quota, waiting, clock
         self._latency = RollingP95(clock)
-        self._in_provider = 0
+        self._in_provider = self._served = 0
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -133,6 +135,7 @@ class EndpointWatch:
             yield
         finally:
             self._latency.add(self._clock() - began)
+            self._served += 1
 
     def load(self) -> EndpointLoad:
         p95_s, answered = self._latency.value()
@@ -144,4 +147,5 @@ class EndpointWatch:
             self._quota.per_second,
             self._quota.concurrency,
             answered,
+            self._served,
         )

@@ -1,8 +1,8 @@
 """What a published set of weights consists of, and how a receiver knows that it got all of it.
 
-A `WeightTicket` travels from the learner to the samplers; the weights lie in a folder in Hugging Face layout. Every
-tensor has a digest of its bytes, so a torn write, a name that never arrived or a wrong shape is refused before an
-engine loads it. Reads safetensors files by their header alone: no torch here.
+A `WeightTicket` travels from the learner to the samplers and says where the weights are; they are safetensors, in
+files or in buckets of the same format. Every tensor has a digest of its bytes, so a torn write, a name that never
+arrived or a wrong shape is refused before an engine loads it. Reads safetensors by their header alone: no torch here.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
+
+import xxhash
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
 _HEADER_LIMIT = 100 << 20  # bytes; safetensors' own bound
+
+Kind = Literal["folder", "object_store", "storage", "nccl"]
 
 
 class WeightsRefused(RuntimeError):
@@ -46,12 +51,14 @@ class WeightEntry:
 
 @dataclass(frozen=True)
 class WeightTicket:
-    """A receipt for one version. `digest` covers the version and every entry."""
+    """A receipt for one version. `digest` covers the version and every entry; where the weights are it does not."""
 
     version: int
-    folder: str
+    folder: str  # a path on this node, or the address of a folder in storage; "" where there is none
     manifest: tuple[WeightEntry, ...]
     digest: str
+    kind: Kind = "folder"
+    buckets: tuple[Any, ...] = ()  # of a kind that has them: file names in storage, or references to Ray's objects
 
     @property
     def parameters(self) -> int:
@@ -70,12 +77,9 @@ class TensorSlice:
 
 
 def digest_of(data: Any) -> str:
-    """Digest of a buffer: blake3 where it is installed (vLLM brings it), else sha256."""
-    try:
-        from blake3 import blake3
-    except ImportError:
-        return f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return f"blake3:{blake3(data).hexdigest()}"
+    """Digest of a buffer. XXH3 in 128 bits finds what was torn or damaged, at the speed of reading memory; that
+    nobody forges weights is for the network to see to."""
+    return f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"
 
 
 def ticket_digest(version: int, manifest: Sequence[WeightEntry]) -> str:
@@ -83,66 +87,104 @@ def ticket_digest(version: int, manifest: Sequence[WeightEntry]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def make_ticket(version: int, folder: Path, manifest: Sequence[WeightEntry]) -> WeightTicket:
+def make_ticket(
+    version: int,
+    folder: Path | str,
+    manifest: Sequence[WeightEntry],
+    kind: Kind = "folder",
+    buckets: Sequence[Any] = (),
+) -> WeightTicket:
     entries = tuple(sorted(manifest, key=lambda entry: entry.name))
-    return WeightTicket(version, str(folder), entries, ticket_digest(version, entries))
+    return WeightTicket(version, str(folder), entries, ticket_digest(version, entries), kind, tuple(buckets))
+
+
+def ticket_json(ticket: WeightTicket) -> str:
+    """What `ticket_from_json` reads. References to Ray's objects cannot be written down: they stay away."""
+    buckets = ticket.buckets if ticket.kind == "storage" else ()
+    entries = [asdict(entry) for entry in ticket.manifest]
+    fields = {"version": ticket.version, "digest": ticket.digest, "kind": ticket.kind}
+    return json.dumps({**fields, "buckets": buckets, "manifest": entries}, indent=1)
+
+
+def ticket_from_json(text: str | bytes, folder: Path | str) -> WeightTicket:
+    """The ticket of what now lies in `folder`. Raise `TornPublish` for what is no ticket."""
+    try:
+        raw = json.loads(text)
+        entries = tuple(WeightEntry(e["name"], e["dtype"], tuple(e["shape"]), e["digest"]) for e in raw["manifest"])
+        buckets = tuple(raw["buckets"])
+        return WeightTicket(int(raw["version"]), str(folder), entries, raw["digest"], raw["kind"], buckets)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TornPublish(f"{folder} holds no readable manifest: {error}") from error
 
 
 def write_ticket(ticket: WeightTicket, folder: Path) -> None:
     """Leave the ticket in the folder itself, for receivers that know only the folder."""
-    (folder / MANIFEST_FILE).write_text(json.dumps(asdict(ticket), indent=1))
+    (folder / MANIFEST_FILE).write_text(ticket_json(ticket))
 
 
 def read_ticket(folder: Path) -> WeightTicket:
     """The ticket of a published folder, naming the folder where it now lies. Raise `TornPublish` without one."""
     try:
-        raw = json.loads((folder / MANIFEST_FILE).read_text())
-        entries = tuple(WeightEntry(e["name"], e["dtype"], tuple(e["shape"]), e["digest"]) for e in raw["manifest"])
-        return WeightTicket(int(raw["version"]), str(folder), entries, raw["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = (folder / MANIFEST_FILE).read_text()
+    except OSError as error:
         raise TornPublish(f"{folder} holds no readable manifest: {error}") from error
+    return ticket_from_json(text, folder)
 
 
-def verify(ticket: WeightTicket, expected: Mapping[str, tuple[int, ...]] | None = None) -> None:
-    """Check every byte that the ticket promises; `expected` (name -> shape) also checks what a model needs.
+def verify(
+    ticket: WeightTicket, expected: Mapping[str, tuple[int, ...]] | None = None, maps: Maps | None = None
+) -> None:
+    """Check every byte that a ticket of a folder promises; `expected` (name -> shape) also checks what a model needs.
 
     Raise `TornPublish` for what is missing or damaged, `WeightMismatch` for what is different.
     """
+    check_ticket(ticket, expected)
+    found = tensor_slices(Path(ticket.folder))
+    check_layout(ticket, found)
+    promised = {entry.name: entry for entry in ticket.manifest}
+    for name, data in tensor_bytes(found, maps):
+        check_digest(promised[name], digest_of(data))
+
+
+def check_ticket(ticket: WeightTicket, expected: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    """What can be refused before a byte is fetched. Raise `WeightMismatch`."""
     if ticket_digest(ticket.version, ticket.manifest) != ticket.digest:
         raise WeightMismatch(f"the ticket of version {ticket.version} does not match its own manifest")
-    found = tensor_slices(Path(ticket.folder))
+    promised = {entry.name: entry for entry in ticket.manifest}
+    for name, shape in (expected or {}).items():
+        if name not in promised:
+            raise WeightMismatch(f"the model needs {name}, which was not published")
+        if promised[name].shape != tuple(shape):
+            raise WeightMismatch(f"{name} has shape {promised[name].shape}, the model needs {tuple(shape)}")
+
+
+def check_layout(ticket: WeightTicket, found: Mapping[str, TensorSlice | WeightEntry]) -> None:
+    """Compare names, dtypes and shapes of what arrived. Raise `TornPublish` or `WeightMismatch`."""
     promised = {entry.name: entry for entry in ticket.manifest}
     if missing := sorted(set(promised) - set(found)):
         raise TornPublish(f"version {ticket.version}: {len(missing)} weights never arrived, first {missing[0]}")
     if extra := sorted(set(found) - set(promised)):
         raise WeightMismatch(f"version {ticket.version}: {len(extra)} weights nobody sent, first {extra[0]}")
-    for entry in ticket.manifest:
-        got = found[entry.name]
+    for name, entry in promised.items():
+        got = found[name]
         if (got.dtype, got.shape) != (entry.dtype, entry.shape):
             raise WeightMismatch(
-                f"{entry.name} is {got.dtype}{list(got.shape)}, promised was {entry.dtype}{list(entry.shape)}"
+                f"{name} is {got.dtype}{list(got.shape)}, promised was {entry.dtype}{list(entry.shape)}"
             )
-    for name, data in tensor_bytes(found):
-        _check_digest(promised[name], data)
-    if expected is not None:
-        _check_expected(promised, expected)
 
 
-def _check_digest(entry: WeightEntry, data: memoryview) -> None:
-    algorithm = entry.digest.partition(":")[0]
-    actual = f"sha256:{hashlib.sha256(data).hexdigest()}" if algorithm == "sha256" else digest_of(data)
-    if actual.partition(":")[0] != algorithm:
-        raise WeightsRefused(f"the weights were digested with {algorithm}, which is not installed here")
-    if actual != entry.digest:
+def check_digest(entry: WeightEntry, digest: str) -> None:
+    """Compare the digest of what arrived. Raise `TornPublish`."""
+    if digest != entry.digest:
         raise TornPublish(f"the bytes of {entry.name} are damaged")
 
 
-def _check_expected(promised: Mapping[str, WeightEntry], expected: Mapping[str, tuple[int, ...]]) -> None:
-    for name, shape in expected.items():
-        if name not in promised:
-            raise WeightMismatch(f"the model needs {name}, which was not published")
-        if promised[name].shape != tuple(shape):
-            raise WeightMismatch(f"{name} has shape {promised[name].shape}, the model needs {tuple(shape)}")
+def check_arrived(ticket: WeightTicket, arrived: Sequence[WeightEntry]) -> None:
+    """Compare all of a stream that was digested as it came. Raise `TornPublish` or `WeightMismatch`."""
+    check_layout(ticket, {entry.name: entry for entry in arrived})
+    digests = {entry.name: entry.digest for entry in arrived}
+    for entry in ticket.manifest:
+        check_digest(entry, digests[entry.name])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -168,40 +210,80 @@ def tensor_slices(folder: Path) -> dict[str, TensorSlice]:
 def _slices(file: Path) -> dict[str, TensorSlice]:
     size = file.stat().st_size
     with file.open("rb") as stream:
-        first = stream.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else _HEADER_LIMIT
-        if length > min(_HEADER_LIMIT, size - 8):
-            raise TornPublish(f"{file} is truncated: it has {size} bytes, not even its header")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise TornPublish(f"{file} has a damaged header") from error
-    base = 8 + length
-    header.pop("__metadata__", None)
-    slices = {
-        name: TensorSlice(file, about["dtype"], tuple(about["shape"]), *(base + at for at in about["data_offsets"]))
-        for name, about in header.items()
-    }
-    needed = max((where.end for where in slices.values()), default=base)
+        start = stream.read(8)
+        header = stream.read(_header_length(start, size, file))
+    return {name: TensorSlice(file, *where) for name, where in _layout(start, header, size, file).items()}
+
+
+def bucket_tensors(bucket: memoryview, what: str) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+    """(name, dtype, shape, bytes) of each tensor of a bucket, not copied. Raise `TornPublish` for a damaged one."""
+    size = len(bucket)
+    start = bytes(bucket[:8])
+    header = bytes(bucket[8 : 8 + _header_length(start, size, what)])
+    for name, (dtype, shape, first, end) in _layout(start, header, size, what).items():
+        yield name, dtype, shape, bucket[first:end]
+
+
+def _header_length(start: bytes, size: int, what: Any) -> int:
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT
+    if length > min(_HEADER_LIMIT, size - 8):
+        raise TornPublish(f"{what} is truncated: it has {size} bytes, not even its header")
+    return length
+
+
+def _layout(start: bytes, header: bytes, size: int, what: Any) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """name -> (dtype, shape, first byte, end) from a safetensors header."""
+    base = len(start) + len(header)
+    found: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
+    try:
+        for name, about in json.loads(header).items():
+            if name != "__metadata__":
+                first, end = about["data_offsets"]
+                found[name] = (about["dtype"], tuple(about["shape"]), base + first, base + end)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TornPublish(f"{what} has a damaged header") from error
+    needed = max((end for *_, end in found.values()), default=base)
     if needed > size:
-        raise TornPublish(f"{file} is truncated: it has {size} bytes of {needed}")
-    return slices
+        raise TornPublish(f"{what} is truncated: it has {size} bytes of {needed}")
+    return found
 
 
-def tensor_bytes(slices: Mapping[str, TensorSlice]) -> Iterator[tuple[str, memoryview]]:
+def tensor_bytes(slices: Mapping[str, TensorSlice], maps: Maps | None = None) -> Iterator[tuple[str, memoryview]]:
     """(name, bytes) of each tensor, without copying; a view is valid only until the next one is asked for."""
+    maps = maps or Maps()
     by_file: dict[Path, list[tuple[str, TensorSlice]]] = {}
     for name, where in slices.items():
         by_file.setdefault(where.file, []).append((name, where))
     for file, members in by_file.items():
-        with (
-            file.open("rb") as stream,
-            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as whole,
-        ):
-            for name, where in members:
-                with whole[where.start : where.end] as view:
-                    yield name, view
+        whole = maps.of(file)
+        for name, where in members:
+            with whole[where.start : where.end] as view:
+                yield name, view
+
+
+class Maps:
+    """Files mapped for reading, and left so while they exist: a writer that writes one over spares its readers the
+    faults of mapping every page again."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int], tuple[BinaryIO, memoryview]] = {}
+
+    def of(self, file: Path) -> memoryview:
+        """All of the file as it is now. Raise OSError when it cannot be opened."""
+        self._forget_deleted()
+        status = file.stat()
+        known = self._open.get((status.st_dev, status.st_ino))
+        if known is None or len(known[1]) < status.st_size:
+            stream = file.open("rb")
+            known = (stream, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+            self._open[(status.st_dev, status.st_ino)] = known
+        return known[1][: status.st_size]
+
+    def _forget_deleted(self) -> None:
+        """Their memory is free when nobody has them open."""
+        for key, (stream, _) in list(self._open.items()):
+            if os.fstat(stream.fileno()).st_nlink == 0:
+                del self._open[key]
 
 
 def _numel(shape: Sequence[int]) -> int:

@@ -16,7 +16,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from cluster.storage import Folder
@@ -31,12 +30,12 @@ from workflows.grpo import manifest
 from workflows.grpo.cast import Plan
 from workflows.grpo.ray_ports import spending
 from workflows.grpo.recorder import training_steps
-from workflows.grpo.records import trajectory_from
 from workflows.grpo.run import identity_of, train
 from workflows.grpo.settings import OnlineEvaluationSettings
 
 NUMBERS, LOG = "numbers.json", "log.txt"  # in the run's folder, beside what every GRPO run leaves
-VERSION = 1  # raise it when the same run comes to other numbers
+VERSION = 2  # raise it when the same run comes to other numbers
+AGES = "staleness/tokens_"
 LEFT = ("checkpoints", "export", "best")  # of a finished run: nobody continues from it
 
 
@@ -75,7 +74,7 @@ def run_of(base: Plan, root: Folder, trace: ToolTrace, arm: Arm, seed: int, form
         filter_zero_variance=form.refill,
         start_check_questions=0,
         checkpoint_every=form.steps + 1,
-        trajectories_per_step=g.groups_per_step,
+        trajectories_per_step=0,
         evaluation=evaluation,
         export="last",
     )
@@ -147,16 +146,10 @@ def _used(run: Run, watch: ProcessorWatch) -> Used | None:
 
 
 def _ages(folder: Folder) -> Counter[int]:
-    """Sampled tokens by age: versions between those that sampled them and those that they trained.
-
-    Of the episodes that a run keeps, which are the first one of each group.
-    """
+    """Trained tokens by age: versions between those that sampled them and those that they trained."""
     ages: Counter[int] = Counter()
     for line in training_steps(folder):
-        step = int(line["step"])
-        name = f"trajectories/step-{step:06d}.parquet"
-        table = pq.read_table(io.BytesIO(folder.read_bytes(name)), columns=["record"])
-        for record in table["record"].to_pylist():
-            for version, tokens in trajectory_from(json.loads(record)).tokens_by_version.items():
-                ages[step - 1 - version] += tokens
+        for name, tokens in line.items():
+            if name.startswith(AGES):
+                ages[int(name.removeprefix(AGES))] += int(tokens)
     return ages

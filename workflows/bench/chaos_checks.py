@@ -13,20 +13,17 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Folder
 from workflows.grpo.recorder import training_steps
+from workflows.grpo.settings import GrpoSettings
 
 
-def problems(folder: Folder, max_staleness: int) -> list[str]:
-    """One sentence for each thing that is not as it must be; none for a run that is whole."""
+def problems(folder: Folder, settings: GrpoSettings) -> list[str]:
+    """One sentence for each thing that is not as it must be; none for a run that is whole.
+
+    The run must have kept the episodes of all its groups (`trajectories_per_step`).
+    """
     steps = training_steps(folder)
-    found = [*_numbering(steps), *_books(steps), *_staleness(steps, max_staleness)]
-    return found + _episodes(folder, steps)
-
-
-def rate(times: Sequence[float], windows: Sequence[tuple[float, float]]) -> float | None:
-    """Events a second within windows of seconds that do not overlap; None where they are empty."""
-    length = sum(max(0.0, end - start) for start, end in windows)
-    inside = sum(any(start <= time < end for start, end in windows) for time in times)
-    return inside / length if length else None
+    found = [*_numbering(steps), *_books(steps, settings.groups_per_step), *_staleness(steps, settings.max_staleness)]
+    return found + _episodes(folder, steps, settings.group_size)
 
 
 def _numbering(steps: Sequence[dict[str, Any]]) -> list[str]:
@@ -37,11 +34,13 @@ def _numbering(steps: Sequence[dict[str, Any]]) -> list[str]:
     return wrong
 
 
-def _books(steps: Sequence[dict[str, Any]]) -> list[str]:
+def _books(steps: Sequence[dict[str, Any]], groups: int) -> list[str]:
     for step in steps:
         books = {k.removeprefix("groups_total/"): v for k, v in step.items() if k.startswith("groups_total/")}
         if books.pop("admitted", 0) != sum(books.values()):
             return [f"in step {step['step']:.0f} the groups that were admitted are not those that are known of"]
+        if books.get("trained") != step["step"] * groups:
+            return [f"after step {step['step']:.0f} other than {groups} groups a step count as trained"]
     return []
 
 
@@ -50,8 +49,9 @@ def _staleness(steps: Sequence[dict[str, Any]], bound: int) -> list[str]:
     return [f"tokens of staleness {worst:.0f} were trained on, {bound} is allowed"] if worst > bound else []
 
 
-def _episodes(folder: Folder, steps: Sequence[dict[str, Any]]) -> list[str]:
-    """Of the kept trajectories: none failed for the infrastructure, no question more often than the epochs allow."""
+def _episodes(folder: Folder, steps: Sequence[dict[str, Any]], siblings: int) -> list[str]:
+    """Of the kept trajectories: none failed for the infrastructure, none of a group stands twice, no question is there
+    more often than the epochs allow."""
     if not steps:
         return ["no step was made"]
     wrong: list[str] = []
@@ -65,6 +65,9 @@ def _episodes(folder: Folder, steps: Sequence[dict[str, Any]]) -> list[str]:
             continue
         if any(row["failure"] not in ("none", "policy") or row["reward"] is None for row in rows):
             wrong.append(f"{name} has an episode that failed and was trained on")
+        members = Counter((row["question_id"], row["sample_index"]) for row in rows)
+        if any(n > 1 or index >= siblings for (_, index), n in members.items()):
+            wrong.append(f"{name} has an episode twice, or more of them than a group has")
         groups.update({row["question_id"] for row in rows})
     asked = sum(v for k, v in steps[-1].items() if k == "groups_total/admitted")
     questions = json.loads(folder.read_bytes("manifest.json"))["questions"] if folder.exists("manifest.json") else 0

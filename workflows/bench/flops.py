@@ -1,4 +1,4 @@
-"""The arithmetic that a Qwen2.5-VL needs for sequences: matrix products alone, nothing for padding. Pure.
+"""The arithmetic that a Qwen2.5-VL or Qwen3-VL needs for sequences: matrix products alone, nothing for padding. Pure.
 
 A product of [m, k] and [k, n] is 2mkn FLOPs. Forward; a backward pass needs twice as much again (each product has two
 gradients), so training is three times `forward_flops` (Kaplan et al., arXiv 2001.08361, 2.1). Causal attention is
@@ -33,13 +33,17 @@ class Shape:
     merge: int  # patches a token, on each side
     window: int  # patches of an attention window
     full_layers: int  # vision layers that attend over the whole picture
+    vision_products: int = 3  # matrix products of a vision layer's MLP: gated, or 2
+    mergers: int = 1  # the last layer's, and one for each layer that Qwen3-VL's deepstack takes features from
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """From a Hugging Face `Qwen2_5_VLConfig`."""
+        """From a Hugging Face configuration of Qwen2.5-VL or Qwen3-VL; the latter attends over the whole picture."""
         text, vision = config.text_config, config.vision_config
-        side = vision.window_size // vision.patch_size
-        full = sum(i < vision.depth for i in vision.fullatt_block_indexes)
+        side = getattr(vision, "window_size", 0) // vision.patch_size
+        whole = getattr(vision, "fullatt_block_indexes", range(vision.depth))
+        full = sum(i < vision.depth for i in whole)
+        deepstack = getattr(vision, "deepstack_visual_indexes", None)
         return cls(
             hidden=text.hidden_size,
             layers=text.num_hidden_layers,
@@ -55,6 +59,8 @@ class Shape:
             merge=vision.spatial_merge_size,
             window=side * side,
             full_layers=full,
+            vision_products=2 if deepstack is not None else 3,
+            mergers=1 + len(deepstack or ()),
         )
 
 
@@ -75,12 +81,13 @@ def head_flops(shape: Shape, targets: int) -> int:
 def vision_flops(shape: Shape, patches: int) -> int:
     """Of one picture, merger included."""
     width, merged = shape.vision_hidden, shape.vision_hidden * shape.merge**2
-    a_patch = 2 * width * 4 * width + 3 * 2 * width * shape.vision_mlp
+    a_patch = 2 * width * 4 * width + shape.vision_products * 2 * width * shape.vision_mlp
     windowed = 2 * 2 * width * patches * min(patches, shape.window)
     whole = 2 * 2 * width * patches * patches
     attention = (shape.vision_layers - shape.full_layers) * windowed + shape.full_layers * whole
     merger = (2 * merged * merged + 2 * merged * shape.hidden) * (patches // shape.merge**2)
-    return 2 * shape.patch * width * patches + shape.vision_layers * a_patch * patches + attention + merger
+    layers = shape.vision_layers * a_patch * patches
+    return 2 * shape.patch * width * patches + layers + attention + shape.mergers * merger
 
 
 def forward_flops(shape: Shape, lengths: Sequence[int], targets: int, pictures: Sequence[int]) -> int:

@@ -122,7 +122,7 @@ class _Cast:
 async def _measure(
     plan: Plan, load: Load, questions: Sequence[Question], cluster: runtime.Cluster, console: Console
 ) -> dict[str, Any]:
-    model = str(local_model(plan.model))
+    model = str(local_model(plan.start_model))
     g = plan.grpo
     sampling = Sampling(temperature=g.temperature, top_p=g.top_p, max_tokens=g.max_tokens)
     console.print("bench rollout: starting a sampler and a bare engine", highlight=False)

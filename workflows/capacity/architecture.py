@@ -10,14 +10,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actors.model.bounds import PROCESSOR_FILES, pixel_bounds
+from actors.model.settings import split_address
 from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.capacity.known import KNOWN, known_model
 
 if TYPE_CHECKING:
     from actors.learner.settings import LoraSettings
-
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,15 @@ class Architecture:
 
 def model_files(address: str) -> ModelFiles:
     """Of a folder (local or s3://) if there is one, else of a known model. Raise `UserError` without either."""
-    folder, known = Folder(address), known_model(address)
+    plain, pictures = split_address(address)
+    folder, known = Folder(plain), known_model(plain)
     if folder.exists("config.json"):
-        return ModelFiles(address, _read(folder, "config.json"), _most_pixels(folder), shipped=False)
+        most = pictures.max_pixels or _most_pixels(folder)
+        return ModelFiles(plain, _read(folder, "config.json"), most, shipped=False)
     if known is not None:
-        return ModelFiles(address, known.config, known.most_pixels, shipped=True)
+        return ModelFiles(plain, known.config, pictures.max_pixels or known.most_pixels, shipped=True)
     raise UserError(
-        f"There is no model at {address}, and its name is none of those that can be planned for without their folder: "
+        f"There is no model at {plain}, and its name is none of those that can be planned for without their folder: "
         f"{', '.join(KNOWN)}."
     )
 
@@ -227,13 +229,9 @@ def _number(config: Any, *names: str, default: int | None = None) -> int:
 
 
 def _most_pixels(folder: Folder) -> int | None:
-    for name in PROCESSORS:
-        if not folder.exists(name):
-            continue
-        content = _read(folder, name)
-        pixels = content.get("image_processor", content)
-        found = pixels.get("max_pixels") or (pixels.get("size") or {}).get("longest_edge")
-        return int(found) if found else None
+    for name in PROCESSOR_FILES:
+        if folder.exists(name) and (most := pixel_bounds(_read(folder, name)).max_pixels):
+            return most
     return None
 
 

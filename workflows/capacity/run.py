@@ -88,7 +88,7 @@ def _refusal(settings: Any, found: StagePlan, hardware: Hardware, asked: Asked) 
     if not told:
         return ""
     if found.learner.missing:
-        files = model_files(asked.model or model_of(settings, found.stage))
+        files = model_files(settings.pictures.on(asked.model or model_of(settings, found.stage)))
 
         def again(changed: Training) -> Memory:
             adapted = changed.lora != found.training.lora

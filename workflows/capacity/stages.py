@@ -89,7 +89,7 @@ class StagePlan:
 def plan(settings: Any, stage: str, hardware: Hardware, assumed: Assumptions, model: str | None = None) -> StagePlan:
     """`settings` is `workflows.settings.Settings`; `stage` sft or grpo. Raise `UserError` for what fits together
     nowhere; what is merely too large is told by the memories."""
-    files = model_files(model or model_of(settings, stage))
+    files = model_files(settings.pictures.on(model or model_of(settings, stage)))
     return _grpo(settings, files, hardware, assumed) if stage == "grpo" else _sft(settings, files, hardware, assumed)
 
 
@@ -186,10 +186,10 @@ def _sft(settings: Any, files: ModelFiles, hardware: Hardware, assumed: Assumpti
         micro_batch_tokens=sft.micro_batch_tokens,
         longest=sft.max_length,
         pictures=settings.engine.images_per_prompt,
-        freeze=("vision", "projector") if sft.freeze_vision else (),
-        lora=None,
+        freeze=tuple(sft.freeze),
+        lora=sft.lora,
         reference=Reference(),
-        read_in=4,  # in fp32, whatever it is trained in
+        read_in=width_of(sft.backend),
     )
     shape = architecture(files, training.freeze, training.lora)
     mean = _mean(assumed, sft.max_length)

@@ -90,6 +90,7 @@ def identity_of(settings: Settings, part: Part, folder: RunFolder) -> dict[str, 
         identity["style"] = dataclasses.asdict(wanted.style)
         identity["agent"] = dataclasses.asdict(settings.agent)
         identity["tokenizer"] = tokenizer_of(folder.base)
+        identity |= {"pictures": settings.pictures.given} if settings.pictures.given else {}
     return json.loads(json.dumps(identity))
 
 

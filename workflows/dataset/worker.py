@@ -57,7 +57,7 @@ class DatasetWorker:
             from actors.model.renderer import load_renderer
 
             preset = plan.settings.agent.protocol
-            self._renderer = load_renderer(local_model(plan.model), preset.system)
+            self._renderer = load_renderer(local_model(plan.settings.pictures.on(plan.model)), preset.system)
             self._gateways: dict[str, Gateway] = {}
 
     def __call__(self, units: pa.Table) -> pa.Table:

@@ -45,7 +45,7 @@ class ArmSampler(RaySampler):
         self._incident = asyncio.Lock()
         self._life = 0
 
-    async def load(self, ticket: WeightTicket) -> None:
+    async def set_weights(self, ticket: WeightTicket) -> None:
         """Run these weights from now on, also in a replacement."""
         self._weights = ticket
         await self.update(ticket)

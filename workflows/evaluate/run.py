@@ -26,6 +26,7 @@ from actors.agent.prompts import PRESETS
 from actors.agent.seams import ImageStore, Sampling
 from actors.agent.trajectory import Question
 from actors.model.load import local_model
+from actors.model.settings import PictureSettings
 from actors.reward.actor import check_reward
 from actors.reward.settings import RewardSettings
 from actors.sampler.settings import EngineSettings
@@ -66,6 +67,7 @@ class Plan:
     reward: RewardSettings
     evaluate: EvaluateSettings
     cluster: RuntimeSettings
+    pictures: PictureSettings = dataclasses.field(default_factory=PictureSettings)  # of the models' image processors
 
     def check(self) -> None:
         """Raise `UserError` for parts that do not fit each other, or cannot be found."""
@@ -103,6 +105,7 @@ class Plan:
             "dtype": self.engine.dtype,
             "top_k": self.search.top_k,
             "reward": dataclasses.asdict(self.reward.rule()),
+            **({"pictures": self.pictures.given} if self.pictures.given else {}),
         }
 
 
@@ -126,6 +129,7 @@ def plan_of(settings: Any) -> Plan:
         reward=settings.reward,
         evaluate=settings.evaluate,
         cluster=settings.cluster,
+        pictures=settings.pictures,
     )
 
 
@@ -204,7 +208,7 @@ async def _play(
 ) -> dict[str, list[Row]]:  # fmt: skip
     first = ARMS[arms[0]].weights
     console.print(f"evaluate: starting {plan.evaluate.samplers} engine(s) with the {first} weights", highlight=False)
-    cast = Cast(plan, cluster, str(models[first]))
+    cast = Cast(plan, cluster, plan.pictures.on(str(models[first])))
     rows: dict[str, list[Row]] = {}
     total = len(asked) * plan.evaluate.samples
     try:
@@ -228,7 +232,7 @@ async def _play(
 async def _publish(plan: Plan, samplers: Sequence[ArmSampler], folder: Path, version: int) -> None:
     ticket = await asyncio.to_thread(ticket_of, folder, version)
     async with asyncio.timeout(plan.evaluate.update_timeout_s):
-        await asyncio.gather(*(sampler.load(ticket) for sampler in samplers))
+        await asyncio.gather(*(sampler.set_weights(ticket) for sampler in samplers))
 
 
 async def _play_arm(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from actors.agent.episode import Limits
 from actors.agent.seams import ImageStore
 from actors.learner.actor import LearnerRanks
 from actors.learner.settings import LearnerSettings
+from actors.model.settings import PictureSettings
 from actors.reward.actor import RemoteScorer, check_reward, start_evaluators
 from actors.reward.settings import RewardSettings
 from actors.sampler.actor import start_sampler
@@ -24,12 +26,13 @@ from actors.sampler.settings import EngineSettings
 from actors.search.actor import check_providers
 from actors.search.pool import Searchers
 from actors.search.settings import SearchSettings
+from actors.weights.nccl import Peer
 from actors.weights.transport import default_root
 from cluster.errors import UserError
 from cluster.runtime import Cluster, RuntimeSettings
 from cluster.storage import Folder
 from cluster.trackers import Tracking
-from workflows.grpo.ray_ports import RaySampler
+from workflows.grpo.ray_ports import RayLearner, RayRecruiter, RaySampler, RayTools
 from workflows.grpo.settings import GrpoSettings
 
 CLOSE_S = 30.0  # for an engine to stop; after that its process is killed
@@ -55,6 +58,7 @@ class Plan:
     cluster: RuntimeSettings
     resolved: Mapping[str, Any]  # the configuration as it was given, for the manifest
     tracking: Tracking | None = None  # who shows its curves
+    pictures: PictureSettings = field(default_factory=PictureSettings)  # bounds of the model's image processor
     policy: str | None = None  # dotted path of a `PolicyFactory` that wraps the engine of every episode
 
     def check(self) -> None:
@@ -66,11 +70,26 @@ class Plan:
                 f"an episode may have {self.limits.max_total_tokens} tokens,"
                 f" but the engine's max_model_len is {self.engine.max_model_len}."
             )
+        whole_gpus = max(1.0, self.grpo.sampler_gpus)
+        if self.grpo.sampler_gpus and whole_gpus != self.engine.tensor_parallel_size:
+            raise UserError(
+                f"engine.tensor_parallel_size is {self.engine.tensor_parallel_size} and grpo.sampler_gpus is"
+                f" {self.grpo.sampler_gpus:g}: a sampler's GPUs are those that share its engine."
+            )
+        if (self.learner.publish.transport == "nccl") != self.engine.nccl_updates:
+            raise UserError("learner.publish.transport=nccl and engine.nccl_updates=true go together: set both.")
+        if self.learner.publish.transport == "nccl" and not (self.grpo.sampler_gpus and self.grpo.learner_gpus):
+            raise UserError("learner.publish.transport=nccl needs grpo.learner_gpus and grpo.sampler_gpus.")
         if self.limits.max_total_tokens > self.learner.max_length:
             raise UserError(
                 f"an episode may have {self.limits.max_total_tokens} tokens,"
                 f" but the learner's max_length is {self.learner.max_length}."
             )
+
+    @property
+    def start_model(self) -> str:
+        """What samplers and learner open."""
+        return self.pictures.on(self.model)
 
     @property
     def learner_settings(self) -> LearnerSettings:
@@ -98,7 +117,7 @@ class Cast:
     """All actors of a run. `start` returns when every one of them is ready."""
 
     def __init__(self, plan: Plan, cluster: Cluster) -> None:
-        self._cluster = cluster
+        self._plan, self._cluster = plan, cluster
         cluster.require(plan.resources, "the GRPO run")
         g, images = plan.grpo, plan.images
         self._weights_root = weights_root(plan)
@@ -107,7 +126,7 @@ class Cast:
         self.toolbox = self._searchers.toolbox
         scorer = RemoteScorer(self._evaluators, plan.reward.timeout)
         self.ranks = LearnerRanks.start(
-            plan.model,
+            plan.start_model,
             plan.learner_settings,
             images,
             str(self._weights_root),
@@ -117,7 +136,7 @@ class Cast:
 
         def sampler() -> Any:
             return start_sampler(
-                plan.model,
+                plan.start_model,
                 plan.engine,
                 plan.preset,
                 plan.limits,
@@ -126,9 +145,22 @@ class Cast:
                 images,
                 num_cpus=g.sampler_cpus,
                 num_gpus=g.sampler_gpus,
+                labels=g.sampler_labels,
             )
 
-        self.samplers = [RaySampler(f"sampler-{i}", sampler, plan.policy) for i in range(g.samplers)]
+        self.samplers: list[RaySampler] = []
+        numbers = itertools.count()
+
+        def another() -> RaySampler:
+            self.samplers.append(RaySampler(f"sampler-{next(numbers)}", sampler, plan.policy))
+            return self.samplers[-1]
+
+        for _ in range(g.samplers):
+            another()
+        direct = plan.learner.publish.transport == "nccl"
+        self.learner = RayLearner(self.ranks, self._receivers if direct else None)
+        self.recruiter = RayRecruiter(another, g.ready_timeout_s, self.samplers.remove)
+        self.tools = RayTools(self._searchers)
 
     async def ready(self, timeout_s: float) -> None:
         """Raise what the construction of any actor raised, `UserError` when one did not get its cores in time."""
@@ -138,6 +170,18 @@ class Cast:
                 *(sampler.ready() for sampler in self.samplers),
                 self._searchers.ready(),
             )
+
+    async def _receivers(self) -> list[Peer]:
+        """The samplers that are well. Those that are not, or join later, get the version after."""
+
+        async def well(sampler: RaySampler) -> bool:
+            async with asyncio.timeout(self._plan.grpo.probe_timeout_s):
+                return await sampler.healthy()
+
+        asked = list(self.samplers)
+        answers = await asyncio.gather(*(well(sampler) for sampler in asked), return_exceptions=True)
+        gpus = self._plan.engine.tensor_parallel_size
+        return [sampler.peer(gpus) for sampler, answer in zip(asked, answers, strict=True) if answer is True]
 
     async def close(self) -> None:
         """End every process that was started here, however it is doing."""

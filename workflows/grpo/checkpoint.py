@@ -7,7 +7,8 @@
       COMPLETE.json      last: the size of every file, and the digest of the first two
 
 A folder without its marker, or whose files are not as the marker says, is passed over for the one before, and
-that is said. The controller has no RNG: the order of questions is a hash, and the engines draw for themselves.
+that is said. What storage refused while it was written is deleted, since a disk that is full needs the room; the one
+before stays. The controller has no RNG: the order of questions is a hash, and the engines draw for themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import io
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ import pyarrow.parquet as pq
 from actors.agent.trajectory import Trajectory
 from cluster.errors import UserError
 from cluster.storage import Folder
+from cluster.storage_failures import reason_of
 from workflows.grpo.evaluation_state import EvaluationState
 from workflows.grpo.ports import ControllerState
 from workflows.grpo.prompts_cursor import CursorState
@@ -76,10 +79,18 @@ class CheckpointStore:
         self._folder, self._identity, self._keep, self._say = folder, dict(identity), keep, say
 
     async def write(self, state: ControllerState, groups: Sequence[SavedGroup], save_learner: SaveLearner) -> Folder:
-        """All or nothing, the marker last; older ones than the newest `keep` are deleted after that."""
+        """All or nothing, the marker last; older ones than the newest `keep` are deleted after that.
+
+        Raise OSError when storage refuses; those before are as they were.
+        """
         folder = self._folder / await asyncio.to_thread(self._free_name, state.step)
-        await save_learner(folder / LEARNER)
-        await asyncio.to_thread(self._finish, folder, state, groups)
+        try:
+            await save_learner(folder / LEARNER)
+            await asyncio.to_thread(self._finish, folder, state, groups)
+        except OSError:
+            await asyncio.to_thread(self._discard, folder)
+            raise
+        await asyncio.to_thread(self._prune, folder)
         return folder
 
     def latest(self) -> Checkpoint | None:
@@ -130,8 +141,22 @@ class CheckpointStore:
         )
         digests = {name: _digest(folder.read_bytes(name)) for name in (CONTROLLER, GROUPS)}
         folder.write_json(MARKER, {"sizes": _sizes(folder), "sha256": digests})
-        for name in self._names()[: -self._keep]:
-            self._folder.delete(name)
+
+    def _discard(self, folder: Folder) -> None:
+        with suppress(OSError):  # without its marker it counts for nothing anyway
+            folder.delete(MARKER)
+            folder.delete()
+
+    def _prune(self, newest: Folder) -> None:
+        """Keep as many as was asked for, of those that are finished; what others left unfinished goes."""
+        try:
+            names = self._names()
+            finished = [name for name in names if (self._folder / name).exists(MARKER)]
+            for name in names[: names.index(newest.name)]:
+                if name not in finished[-self._keep :]:
+                    self._folder.delete(name)
+        except OSError as error:
+            self._say(f"checkpoints that are not needed any more could not be deleted: {reason_of(error)}")
 
     def _compare(self, name: str, identity: Mapping[str, Any]) -> None:
         what = changes(identity, json.loads(json.dumps(self._identity)))

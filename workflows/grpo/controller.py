@@ -13,7 +13,8 @@
     EVALUATE now and then, what was just published: <-------- until the evaluation has ended
     held-out questions, first in the queue for seats
 
-    TEND loop: probes samplers, fences the dead, revives them
+    TEND loop: probes samplers, fences the dead, revives them; MEMBERSHIP loop: adds those that there is room for
+    TOOLS loop: asks the search workers what waits there, which the ADMIT loop heeds (admission.py)
     REPORT loop: when nothing progresses, says who waits for whom
 
 Always true:
@@ -32,34 +33,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from actors.agent.seams import Sampling
-from actors.agent.trajectory import Failure, Question
-from cluster.errors import RunBroken
-from workflows.grpo.dispatch import Episode, Fleet, FleetLimits
+from actors.agent.trajectory import Question
+from actors.search.load import LoadSample
+from cluster.storage_failures import Patience, storage_failed
+from workflows.grpo import ports
+from workflows.grpo.admission import Admission
+from workflows.grpo.dispatch import Fleet
 from workflows.grpo.evaluation_state import EvaluationState
+from workflows.grpo.membership import Membership
 from workflows.grpo.online_evaluation import OnlineEvaluation
-from workflows.grpo.ports import ControllerState, GroupResult, Keeper, Learner, Recorder, Sampler, Saver
+from workflows.grpo.places import FleetLimits
+from workflows.grpo.ports import ControllerState, GroupResult
 from workflows.grpo.prompts_cursor import PromptsCursor
+from workflows.grpo.rollouts import Rollouts, RunFailed, cancel_all
 from workflows.grpo.settings import GrpoSettings
 from workflows.grpo.step_metrics import sampled_metrics, step_metrics
+from workflows.grpo.tools_watch import follow
 from workflows.grpo.watch import Watch
 from workflows.grpo.work_buffer import GroupId, GroupState, WorkBuffer
 
 Answer = TypeVar("Answer")
-
-FLAT = "zero_variance"
-INFRA = "infra"
-DATA = "data"
-BARREN_ROUNDS = 2  # times all slots: groups cancelled in a row, with none finished between, that stop the run
-CANCEL_TASKS_S = 30.0  # for tasks to notice that they were cancelled
-
-
-class RunFailed(RunBroken):
-    """The run cannot go on; what it had up to its last step is in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +76,23 @@ class Controller:
         self,
         settings: GrpoSettings,
         questions: Mapping[str, Question],
-        samplers: Sequence[Sampler],
-        learner: Learner,
-        saver: Saver,
-        recorder: Recorder,
+        samplers: Sequence[ports.Sampler],
+        learner: ports.Learner,
+        saver: ports.Saver,
+        recorder: ports.Recorder,
         seed: int = 0,
         state: ControllerState | None = None,
         finished: Sequence[GroupResult] = (),
         held_out: Mapping[str, Question] | None = None,
-        keeper: Keeper | None = None,
+        keeper: ports.Keeper | None = None,
+        tools: ports.Tools | None = None,
+        recruiter: ports.Recruiter | None = None,
     ) -> None:
         self.settings, self.questions = settings, questions
         self.learner, self.saver, self.recorder = learner, saver, recorder
-        self.fleet = Fleet(samplers, _limits(settings), recorder.say)
-        self._results = {group.id: group for group in finished}
+        self.fleet = Fleet(samplers, FleetLimits.of(settings), recorder.say)
+        self.admission = Admission(settings.admission, settings.groups_per_step, settings.group_size)
+        self._tools, self._recruiter = tools, recruiter
         if state is None:
             self.buffer = WorkBuffer(settings.groups_per_step, settings.max_staleness, settings.window)
             self.cursor = PromptsCursor(questions, seed)
@@ -102,19 +102,20 @@ class Controller:
             self.buffer = WorkBuffer.restore(state.buffer)
             self.cursor = PromptsCursor.restore(questions, state.cursor)
             self.step, self.version, self.totals = state.step, state.version, Counter(state.totals)
-            self._cancel_lost()
+            self._cancel_lost({group.id for group in finished})
         seen = state.evaluation if state else EvaluationState()
         self.evaluation = OnlineEvaluation(settings, held_out or {}, self.fleet, keeper, recorder, self.totals, seen)
         if both := self.questions.keys() & (held_out or {}):
             raise ValueError(f"{len(both)} questions would be trained on and evaluated with, {min(both)!r} for one")
-        self._rolls: dict[GroupId, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()  # something that one of the loops may wait for has happened
+        self.rollouts = Rollouts(
+            settings, questions, self.buffer, self.cursor, self.fleet, self.admission, self.totals,
+            [group for group in finished if group.id in self.buffer], self._changed.set, self._ended,
+        )  # fmt: skip
         self._stop_reason = ""
         self._failure: BaseException | None = None  # ends the run at the next border of a step
-        self._barren = 0  # groups that the infrastructure spoiled since one was finished
-        self._flat = 0  # groups filtered since the last step
-        self._sampled: list[GroupResult] = []  # finished since the last step, filtered ones too; without payloads
-        self._saved_step = -1
+        self._saved: tuple[int, EvaluationState] | None = None  # step and evaluations that the newest checkpoint knows
+        self._saving = Patience(recorder.say)
 
     # -- the run --
 
@@ -126,12 +127,13 @@ class Controller:
         """
         s = self.settings
         self.watch = Watch(s, self.buffer, self.fleet, self.totals, asyncio.get_running_loop().time)
+        self.rollouts.watch = self.watch
         self.watch.learner("publish")
         first = await self._within(s.publish_timeout_s, "publishing", self.learner.publish(self.version))
         await self._within(s.ready_timeout_s, "starting the samplers", self.fleet.start(first))
         self.evaluation.progress = self.watch.progress
         self.evaluation.begin(self.version, self._ended)
-        others = [asyncio.create_task(loop) for loop in (self._admit(), self.fleet.tend(), self._report_stalls())]
+        others = [asyncio.create_task(loop) for loop in self._loops()]
         for loop in others:
             loop.add_done_callback(self._ended)
         try:
@@ -139,15 +141,24 @@ class Controller:
         except RunFailed as error:
             self._failure = self._failure or error
         finally:
-            await _cancel_all([*others, *self._rolls.values(), *self.evaluation.under_way])
+            await cancel_all([*others, *self.rollouts.tasks, *self.evaluation.under_way])
         early = self.evaluation.stop_reason
         complete = self.step >= s.steps or bool(early)
-        if not (complete and self._saved_step == self.step):
+        if not (complete and self._saved == (self.step, self.evaluation.state)):
             await self._last_checkpoint()
         if self._failure:
             raise self._failure
         reason = self._stop_reason or early or "all steps are done"
         return RunEnd(self.step, complete, reason, bool(self._stop_reason))
+
+    def _loops(self) -> Sequence[Coroutine[Any, Any, None]]:
+        """What runs beside learning."""
+        loops = [self._admit(), self.fleet.tend(), self.watch.report_stalls(self._report, self.recorder.say)]
+        if self._tools:
+            loops.append(follow(self._tools, self._tools_seen))
+        if self._recruiter and (most := self.settings.max_samplers):
+            loops.append(Membership(self.fleet, self._recruiter, most, self.recorder.say).run())
+        return loops
 
     async def _last_checkpoint(self) -> None:
         if self._failure and self.buffer.groups(GroupState.TAKEN):
@@ -157,6 +168,8 @@ class Controller:
         except Exception as error:
             if self._failure:  # the reason why the run ends comes first, and carries this one with it
                 raise self._failure from error
+            if isinstance(error, OSError):
+                raise storage_failed(f"the checkpoint of step {self.step} could not be written", error) from error
             raise
 
     def stop(self, reason: str) -> None:
@@ -186,113 +199,38 @@ class Controller:
     def _report(self) -> str:
         return self.watch.report(self.step, self.version)
 
-    async def _report_stalls(self) -> None:
-        quiet = self.settings.stall_report_s
-        while True:
-            await asyncio.sleep(quiet / 2)
-            if self.watch.quiet_s >= quiet:
-                self.recorder.say(self._report())
-
     # -- admit: a question for every free slot --
 
     async def _admit(self) -> None:
         for held in self.buffer.groups(GroupState.WAITING):  # of before a restart
-            self._roll_out(held.id)
+            self.rollouts.begin(held.id)
         while True:
             await self._until(self._may_admit)
             group = self.buffer.admit(self.cursor.next(), self.version)
             if group is not None:
-                self._roll_out(group)
+                self.rollouts.begin(group)
 
     def _may_admit(self) -> bool:
-        """A slot is free, and the steps that are left can use one more group."""
+        """A slot is free, the steps that are left can use one more group, and it would not only be parked."""
         wanted = (self.settings.steps - self.step) * self.settings.groups_per_step
-        return self.buffer.free_slots > 0 and self.buffer.held < wanted
+        fits = self.buffer.free_slots > 0 and self.buffer.held < wanted
+        begins = fits and self.admission.may_begin(self.buffer.held, self.fleet.places.kv_full)
+        self.watch.holds(self.admission.hold if fits else "")
+        return begins
 
-    def _roll_out(self, group: GroupId) -> None:
-        self.buffer.start(group)
-        task = asyncio.create_task(self._roll(group), name=f"group {group}")
-        self._rolls[group] = task
-        task.add_done_callback(lambda _: self._rolls.pop(group, None))
-        task.add_done_callback(self._ended)
+    def _tools_seen(self, tools: LoadSample) -> None:
+        self.admission.look(asyncio.get_running_loop().time(), tools)
+        self.watch.tools_seen(tools)
+        self._changed.set()
 
-    def _cancel_lost(self) -> None:
+    def _cancel_lost(self, kept: Set[GroupId]) -> None:
         """After a restart: finished groups without their payloads, and questions that the dataset no longer has."""
         for held in self.buffer.groups():
             if held.question_id not in self.questions:
                 self.buffer.cancel(held.id, "question_gone")
-            elif held.state is GroupState.FINISHED and held.id not in self._results:
+            elif held.state is GroupState.FINISHED and held.id not in kept:
                 self.buffer.cancel(held.id, "payload_lost")
                 self.cursor.give_back(held.question_id, self.settings.question_retries)
-
-    # -- roll: the episodes of one group --
-
-    async def _roll(self, group: GroupId) -> None:
-        held = self.buffer.get(group)
-        question = self.questions[held.question_id]
-        s = self.settings
-        sampling = Sampling(temperature=s.temperature, top_p=s.top_p, max_tokens=s.max_tokens)
-        try:
-            async with asyncio.TaskGroup() as siblings:
-                tasks = [
-                    siblings.create_task(self._episode(question, i, sampling, (int(group), i)))
-                    for i in range(s.group_size)
-                ]
-        except ExceptionGroup as errors:  # NoSampler or BudgetSpent: the first says why the run ends
-            raise errors.exceptions[0] from None
-        self._collect(group, question, [task.result() for task in tasks])
-
-    async def _episode(self, question: Question, index: int, sampling: Sampling, priority: tuple[int, int]) -> Episode:
-        episode = await self.fleet.episode(question, index, sampling, priority)
-        self.totals["tokens/wasted_by_failures"] += episode.wasted_tokens
-        self.totals["episodes/failed_attempts"] += len(episode.failures)
-        if episode.failures:
-            self.watch.last_failure = episode.failures[-1]
-        if episode.summary is not None:
-            self.totals["tokens/sampled"] += episode.summary.sampled_tokens
-            self.totals["episodes/finished"] += 1
-            self.watch.progress()
-        return episode
-
-    def _collect(self, group: GroupId, question: Question, episodes: Sequence[Episode]) -> None:
-        """Finish, filter or cancel a group whose episodes have all ended."""
-        valid = [(e.summary, e.payload) for e in episodes if e.summary is not None]
-        result = GroupResult(
-            id=group,
-            question=question,
-            admitted_at=self.buffer.get(group).admitted_at,
-            summaries=tuple(s for s, _ in valid),
-            payloads=tuple(p for _, p in valid),
-            masked=len(episodes) - len(valid),
-        )
-        self.totals["episodes/masked"] += result.masked
-        if any(s.failure is Failure.DATA for s in result.summaries):
-            self._cancel(group, DATA, result.tokens)
-        elif len(valid) < self.settings.min_siblings:
-            self._cancel(group, INFRA, result.tokens)
-            if not self.cursor.give_back(question.id, self.settings.question_retries):
-                self.totals["questions/given_up"] += 1
-            self._barren += 1
-            if self._barren >= BARREN_ROUNDS * self.buffer.slots:
-                raise RunFailed(f"{self._barren} groups failed in a row, the last one so: {self.watch.last_failure}")
-        else:
-            self._barren = 0
-            self.buffer.finish(group, result.oldest_version)
-            self._sampled.append(replace(result, payloads=()))
-            enough = self._flat >= self.settings.refill_limit * self.settings.groups_per_step
-            if self.settings.filter_zero_variance and result.flat and not enough:
-                self.buffer.filter(group, FLAT)
-                self._flat += 1
-                self.totals["tokens/wasted_by_filter"] += result.tokens
-            else:
-                self._results[group] = result
-        self._changed.set()
-
-    def _cancel(self, group: GroupId, reason: str, tokens: int = 0) -> None:
-        result = self._results.pop(group, None)
-        self.totals["tokens/wasted_by_cancelling"] += result.tokens if result else tokens
-        self.buffer.cancel(group, reason)
-        self._changed.set()
 
     # -- learn: a step, again and again --
 
@@ -301,9 +239,9 @@ class Controller:
             groups = await self._batch()
             if not groups:
                 return
-            await self._step([self._results[group] for group in groups])
+            await self._step([self.rollouts.results[group] for group in groups])
             if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
-                await self.checkpoint()
+                await self._checkpoint_on_the_way()
         await self.evaluation.end()  # the last checkpoint, which `run` makes, knows what it showed
 
     async def _batch(self) -> list[GroupId]:
@@ -314,18 +252,12 @@ class Controller:
             ends = self._stop_reason or self.evaluation.stop_reason
             if not ends:
                 taken.extend(self.buffer.take(self.version) or [])
-                self._forget_ended()
+                self.rollouts.forget_ended()
             return bool(taken or ends)
 
         self.watch.learner_waits()
         await self._within(self.settings.batch_timeout_s, "waiting for a batch", self._until(ready))
         return taken
-
-    def _forget_ended(self) -> None:
-        """Drop the payloads of groups that the buffer found too old."""
-        for group in [g for g in self._results if g not in self.buffer]:
-            self.totals["tokens/wasted_by_staleness"] += self._results.pop(group).tokens
-            self._changed.set()
 
     async def _step(self, batch: Sequence[GroupResult]) -> None:
         """Train on a batch, make the new weights live everywhere, and only then free its slots."""
@@ -337,61 +269,42 @@ class Controller:
         await self.evaluation.end()
         self.watch.learner("publish")
         ticket = await self._within(s.publish_timeout_s, "publishing", self.learner.publish(self.version + 1))
-        await self._cancel_expired(self.version + 1)
+        for group in self.buffer.expired(self.version + 1):  # before the samplers pause, which only saves work
+            await self.rollouts.end(group, "expired")
         await self.fleet.update(ticket)  # ends in time: who cannot load is fenced
         metrics = step_metrics(batch, self.version) | {f"learner/{k}": float(v) for k, v in stats.items()}
-        metrics |= sampled_metrics(self._sampled)
+        metrics |= sampled_metrics(self.rollouts.sampled)
         metrics |= {"publish_lag_s": clock() - trained_at, "step": self.step + 1.0, "version": self.version + 1.0}
         self.version += 1
         self.step += 1
         self.buffer.release([group.id for group in batch], self.version)
-        for group in batch:
-            del self._results[group.id]
+        self.rollouts.trained(batch)
         self.totals["tokens/trained"] += sum(group.tokens for group in batch)
-        self._flat, self._sampled = 0, []
         self.evaluation.begin(self.version, self._ended)
         self.watch.progress()
         self._changed.set()
         await self.recorder.step(self.step, metrics | self.watch.lap(), batch)
 
-    async def _cancel_expired(self, version: int) -> None:
-        """Groups too old for every step to come: ended before the samplers pause, which only saves work."""
-        for group in self.buffer.expired(version):
-            question = self.buffer.get(group).question_id
-            if task := self._rolls.get(group):
-                await _cancel_all([task])
-                await self.fleet.abort(question)
-            if group in self.buffer:  # it may have ended by itself meanwhile
-                self._cancel(group, "expired")
+    async def _checkpoint_on_the_way(self) -> None:
+        """One that storage refuses is said; the newest one stays, and the next one is the next try, a few times."""
+        try:
+            await self.checkpoint()
+        except OSError as error:
+            what, then = f"the checkpoint of step {self.step} could not be written", self.settings.checkpoint_every
+            self._saving.failed(what, error, f"the one before stays, and step {self.step + then} tries again")
+        else:
+            self._saving.worked()
 
     async def checkpoint(self) -> None:
         """Between two steps: the learner's state, this object's, and the payloads of the finished groups."""
-        finished = [self._results[g.id] for g in self.buffer.groups(GroupState.FINISHED)]
-        save = self.saver.save(self.state(), finished)
+        finished = [self.rollouts.results[g.id] for g in self.buffer.groups(GroupState.FINISHED)]
+        state = self.state()
+        save = self.saver.save(state, finished)
         await self._within(self.settings.checkpoint_timeout_s, "the checkpoint", save)
-        self._saved_step = self.step
+        self._saved = (state.step, state.evaluation)
         self.watch.progress()
 
     def state(self) -> ControllerState:
         """What continues this run elsewhere, together with the finished groups. Raise `Misuse` within a step."""
         buffer, cursor = self.buffer.snapshot(), self.cursor.snapshot()
         return ControllerState(self.step, self.version, buffer, cursor, dict(self.totals), self.evaluation.state)
-
-
-async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=CANCEL_TASKS_S)
-
-
-def _limits(s: GrpoSettings) -> FleetLimits:
-    return FleetLimits(
-        episodes_per_sampler=s.episodes_per_sampler,
-        episode_retries=s.episode_retries,
-        episode_timeout_s=s.episode_timeout_s,
-        update_timeout_s=s.publish_timeout_s,
-        ready_timeout_s=s.ready_timeout_s,
-        probe_every_s=s.probe_every_s,
-        probe_timeout_s=s.probe_timeout_s,
-    )

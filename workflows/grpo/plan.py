@@ -31,4 +31,5 @@ def plan_of(settings: Any) -> Plan:
         cluster=settings.cluster,
         resolved=dataclasses.asdict(settings),
         tracking=settings.tracking("grpo"),
+        pictures=settings.pictures,
     )

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary
+from actors.search.load import LoadSample
 from cluster.errors import RunBroken
 from workflows.grpo.evaluation_state import Best, EvaluationState
 from workflows.grpo.prompts_cursor import CursorState
@@ -32,6 +33,19 @@ class LearnerGone(RunBroken):
 
 class BudgetSpent(RuntimeError):
     """A paid or limited resource is used up: the run stops at a checkpoint, for a person to decide."""
+
+
+@dataclass(frozen=True)
+class SamplerLoad:
+    """What one engine has to do at a moment."""
+
+    in_tools: int = 0  # episodes that wait for a tool
+    waiting: int = 0  # requests that wait for a place in the engine, or for their prefill
+    kv_used: float = 0.0  # share of the KV cache, at most since last asked; 0 where the engine does not tell
+    preempted: int = 0  # requests since the engine started whose KV was thrown out for others
+    sampled_tokens: int = 0  # since the engine started
+    prefix_hits: int = 0  # prompt tokens found in the prefix cache since the engine started
+    prefix_asked: int = 0  # and those looked up there
 
 
 class Sampler(Protocol):
@@ -55,12 +69,35 @@ class Sampler(Protocol):
         """Whether it can be given work."""
         ...
 
-    async def in_tools(self) -> int:
-        """How many of its episodes wait for a tool at present."""
+    async def load(self) -> SamplerLoad:
+        """What it has to do at present."""
         ...
 
     async def revive(self) -> None:
         """Replace a dead or hung process; returns when it can take `update`."""
+        ...
+
+
+class Recruiter(Protocol):
+    """Where further samplers come from."""
+
+    async def recruit(self) -> Sampler:
+        """Another sampler that can take `update`, as soon as there is room for one.
+
+        That may be never: who asks may cancel, and then nothing of it is left. Raise when it could not be started.
+        """
+        ...
+
+    async def dismiss(self, sampler: Sampler) -> None:
+        """End one that has left, however it is doing."""
+        ...
+
+
+class Tools(Protocol):
+    """The search workers, as far as scheduling needs to know them."""
+
+    async def load(self) -> LoadSample:
+        """What keeps them busy now, all together."""
         ...
 
 

@@ -7,7 +7,7 @@ work along, and the learner's processes fetch them without their passing through
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +18,26 @@ from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary, Trajectory
 from actors.learner.actor import LearnerRanks
 from actors.search.build import endpoint_name
+from actors.search.load import LoadSample, merged
+from actors.search.pool import Searchers
 from actors.search.quota.actor import PREFIX
 from actors.search.settings import SearchSettings
+from actors.weights.nccl import Peer
 from cluster.runtime import NAMESPACE
 from cluster.storage import Folder
 from workflows.grpo.best_models import BestModels
 from workflows.grpo.checkpoint import Checkpoint, CheckpointStore, SavedGroup
-from workflows.grpo.ports import BudgetSpent, ControllerState, GroupResult, LearnerGone, Payload, SamplerGone, Ticket
+from workflows.grpo.ports import (
+    BudgetSpent,
+    ControllerState,
+    GroupResult,
+    LearnerGone,
+    Payload,
+    Sampler,
+    SamplerGone,
+    SamplerLoad,
+    Ticket,
+)
 from workflows.grpo.refusals import Spending
 
 BROKER_ANSWERS_S = 5.0
@@ -61,9 +74,29 @@ class RaySampler:
     async def healthy(self) -> bool:
         return bool(await self._ask(self._actor.healthy.remote()))
 
-    async def in_tools(self) -> int:
+    async def load(self) -> SamplerLoad:
         stats = await self._ask(self._actor.stats.remote())
-        return max(0, stats["episodes"] - stats["running"] - stats["waiting"])
+        return SamplerLoad(
+            in_tools=max(0, stats["episodes"] - stats["running"] - stats["waiting"]),
+            waiting=stats["waiting"],
+            kv_used=stats.get("kv_used", 0.0),
+            preempted=stats.get("preempted", 0),
+            sampled_tokens=stats["sampled_tokens"],
+            prefix_hits=stats.get("prefix_hits", 0),
+            prefix_asked=stats.get("prefix_asked", 0),
+        )
+
+    def peer(self, gpus: int) -> Peer:
+        """As the learner addresses it from GPU to GPU; its engine has so many."""
+        return Peer(self._actor, gpus)
+
+    async def placed(self) -> None:
+        """Returns when Ray has found a place for it and its process has begun. Raise `SamplerGone` if it died there."""
+        await self._ask(self._actor.stats.remote())
+
+    def kill(self) -> None:
+        """End its process at once, or its wait for a place."""
+        ray.kill(self._actor)
 
     async def revive(self) -> None:
         """A new process with the model's first weights; the old one, hung or dead, is killed."""
@@ -90,11 +123,55 @@ class RaySampler:
             raise SamplerGone(reason[0] if reason else type(error).__name__) from error
 
 
+class RayRecruiter:
+    """`ports.Recruiter`: actors that Ray places when there is room; while there is none, they wait as one more demand
+    on the cluster, which an autoscaler answers with a node."""
+
+    def __init__(
+        self, make: Callable[[], RaySampler], ready_timeout_s: float, gone: Callable[[RaySampler], None]
+    ) -> None:
+        """`make` creates the next sampler; `gone` is told of each that has been ended."""
+        self._make, self._ready_timeout_s, self._gone = make, ready_timeout_s, gone
+
+    async def recruit(self) -> Sampler:
+        """As the port's; raise what its construction raised, `TimeoutError` when it was placed and did not start."""
+        sampler = self._make()
+        try:
+            await sampler.placed()
+            async with asyncio.timeout(self._ready_timeout_s):
+                await sampler.ready()
+        except BaseException:
+            sampler.kill()
+            self._gone(sampler)
+            raise
+        return sampler
+
+    async def dismiss(self, sampler: Sampler) -> None:
+        """Stop its engine's processes, where they can still be reached, then the actor."""
+        assert isinstance(sampler, RaySampler)
+        self._gone(sampler)
+        await sampler.close()
+
+
+class RayTools:
+    """`ports.Tools` on the search workers of a run."""
+
+    def __init__(self, searchers: Searchers) -> None:
+        self._searchers = searchers
+
+    async def load(self) -> LoadSample:
+        """Of those workers that answer; raise what asking for the workers raises."""
+        workers = await self._searchers.members()
+        answers = await asyncio.gather(*(worker.load.remote() for worker in workers), return_exceptions=True)
+        return merged([sample for sample in answers if isinstance(sample, LoadSample)])
+
+
 class RayLearner:
     """`ports.Learner` on all ranks."""
 
-    def __init__(self, ranks: LearnerRanks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: LearnerRanks, receivers: Callable[[], Awaitable[Sequence[Peer]]] | None = None) -> None:
+        """`receivers`: the samplers that take part in a publish from GPU to GPU; None for any other way."""
+        self._ranks, self._receivers = ranks, receivers
 
     async def train(self, groups: Sequence[GroupResult], version: int) -> Mapping[str, float]:
         with _deaths_told():
@@ -103,6 +180,8 @@ class RayLearner:
 
     async def publish(self, version: int) -> Ticket:
         with _deaths_told():
+            if self._receivers is not None:
+                await self._ranks.connect(await self._receivers())
             return await self._ranks.publish(version)
 
 

@@ -5,14 +5,18 @@
     the terminal                       one line of progress that stands still; without a terminal, one per step
 
 A step that is done again after a resume replaces what its predecessor wrote. An evaluation is a line of its own in
-metrics.jsonl: `step` is that of the weights, and the keys begin with `eval/`.
+metrics.jsonl: `step` is that of the weights, and the keys begin with `eval/`. What storage refuses is kept in memory
+and written with the next step, in the same order; after a few refusals in a row the run ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from actors.agent.trajectory import Trajectory
 from cluster.storage import Folder
+from cluster.storage_failures import Patience, storage_failed
 from cluster.telemetry import Metrics, read
 from cluster.trackers import Tracking
 from workflows.grpo.ports import GroupResult, Payload
@@ -91,6 +96,9 @@ class RunRecorder:
             say=self.say,
         )
         self._writing = asyncio.Lock()  # an evaluation may end while a step is written
+        self._unwritten: deque[Callable[[], None]] = deque()
+        self._one_writer = threading.Lock()  # a thread whose task was cancelled may still write when the run ends
+        self._patience = Patience(self.say)
         self._progress = Progress(
             TextColumn("GRPO"),
             BarColumn(bar_width=20),
@@ -108,9 +116,14 @@ class RunRecorder:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
-        self._metrics.close()
+        try:
+            self._write_out()
+            self._metrics.close()
+        except OSError as error:
+            if kind is None:  # else the reason why the run ends comes first
+                raise storage_failed("what the last steps did could not be written down", error) from error
 
     async def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[GroupResult]) -> None:
         """Writes the numbers and a sample of the episodes."""
@@ -120,16 +133,15 @@ class RunRecorder:
         if not self._console.is_terminal:
             self._console.print(f"step {step}: {line}  {metrics[STEP_TIME]:.1f} s", highlight=False)
         rows = await self._rows(step, groups)
-        async with self._writing:
-            await asyncio.to_thread(self._write, step, metrics, rows)
+        writes = [partial(self._metrics.log, step, metrics), *([partial(self._keep, step, rows)] if rows else [])]
+        await self._write(writes, f"step {step}")
 
     async def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """A line of its own for the step whose weights were evaluated, in the file and on the terminal."""
         shown = [f"{name} {metrics[key]:{form}}" for name, key, form in EVALUATED if key in metrics]
         best = "  the best so far" if metrics.get("eval/best") else ""
         self.say(f"evaluation at step {step}: {'  '.join(shown)}{best}")
-        async with self._writing:
-            await asyncio.to_thread(self._metrics.log, step, metrics)
+        await self._write([partial(self._metrics.log, step, metrics)], f"the evaluation at step {step}")
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False)
@@ -141,9 +153,23 @@ class RunRecorder:
         trajectories = await self._fetch([group.payloads[i] for group, i in order])
         return [row_for_people(step, g.question, t) for (g, _), t in zip(order, trajectories, strict=True)]
 
-    def _write(self, step: int, metrics: Mapping[str, float], rows: Sequence[dict[str, Any]]) -> None:
-        self._metrics.log(step, metrics)
-        if rows:
-            sink = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA), sink, compression="zstd")
-            self._folder.write_bytes(f"trajectories/step-{step:06d}.parquet", sink.getvalue())
+    async def _write(self, writes: Sequence[Callable[[], None]], what: str) -> None:
+        async with self._writing:
+            self._unwritten.extend(writes)
+            try:
+                await asyncio.to_thread(self._write_out)
+            except OSError as error:
+                self._patience.failed(f"{what} could not be written down", error, "it is kept for the next try")
+            else:
+                self._patience.worked()
+
+    def _write_out(self) -> None:
+        with self._one_writer:
+            while self._unwritten:
+                self._unwritten[0]()
+                self._unwritten.popleft()
+
+    def _keep(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA), sink, compression="zstd")
+        self._folder.write_bytes(f"trajectories/step-{step:06d}.parquet", sink.getvalue())

@@ -25,6 +25,7 @@ from actors.model.load import check_model_folder
 from cluster import runtime
 from cluster.errors import UserError
 from cluster.storage import Folder
+from cluster.storage_failures import storage_told
 from cluster.telemetry import TRACKED
 from workflows.grpo import manifest, start_check
 from workflows.grpo.balance import with_free_share
@@ -36,7 +37,7 @@ from workflows.grpo.evaluation_state import Best
 from workflows.grpo.held_out import hold_out
 from workflows.grpo.ports import BudgetSpent, ControllerState
 from workflows.grpo.questions import Questions, load_questions
-from workflows.grpo.ray_ports import RayLearner, RaySaver, fetch, restored, spending
+from workflows.grpo.ray_ports import RaySaver, fetch, restored, spending
 from workflows.grpo.recorder import RunRecorder
 from workflows.grpo.refusals import Done, pace, spent_budgets, told
 from workflows.grpo.work_buffer import GroupState
@@ -103,7 +104,7 @@ def train(plan: Plan, *, resume: bool = True, console: Console | None = None) ->
         console.print(f"GRPO: {len(held_out)} of them are held out, for an evaluation every {asked.every} steps")
     store = CheckpointStore(plan.folder / "checkpoints", identity, plan.grpo.keep_checkpoints, console.print)
     start = Start(identity, dataclasses.replace(questions, by_id=learned), held_out, store, store.latest())
-    with runtime.connect(plan.cluster) as cluster:
+    with runtime.connect(plan.cluster) as cluster, storage_told("the run ended, because storage refused"):
         end = asyncio.run(_train(plan, start, cluster, console))
     if end.stopped:  # also when it came too late: whoever follows is not to begin
         raise KeyboardInterrupt(end.reason)
@@ -126,6 +127,7 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "learner.objective": dataclasses.asdict(plan.learner.objective),
         "learner.backend.kind": plan.learner.backend.kind,
         "reward": dataclasses.asdict(plan.reward.rule()),
+        **({"pictures": plan.pictures.given} if plan.pictures.given else {}),
         **({"grpo.search_free": g.search_free} if g.search_free is not None else {}),
         **({"grpo.evaluation.questions": g.evaluation.questions} if g.evaluation.every else {}),
         **({"grpo.evaluation.metric": g.evaluation.metric} if g.evaluation.every else {}),
@@ -232,7 +234,7 @@ async def _learn(
             g,
             questions,
             cast.samplers,
-            RayLearner(cast.ranks),
+            cast.learner,
             RaySaver(start.store, cast.ranks, best),
             recorder,
             seed=plan.seed,
@@ -240,6 +242,8 @@ async def _learn(
             finished=finished,
             held_out=start.held_out,
             keeper=best,
+            tools=cast.tools,
+            recruiter=cast.recruiter,
         )
         spent, done_before = await spending(plan.search), _done(controller)
         with _stopped_by_signals(controller):

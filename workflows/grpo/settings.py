@@ -38,6 +38,19 @@ class OnlineEvaluationSettings:
 
 
 @dataclass(frozen=True)
+class AdmissionSettings:
+    """When a free slot stays free, because the episodes of a further group would only be parked.
+
+    The groups of the next step always begin; without pressure all others do, too.
+    """
+
+    quota_wait_s: float = field(default=30.0, metadata=NOT_NEGATIVE)
+    # seconds that an episode may be expected to wait for leases of search providers; 0: quotas hold nothing back
+    kv_used: float = field(default=0.95, metadata={"gt": 0.0, "le": 1.0})
+    # share of its KV cache beyond which a sampler is full; nothing begins while all are
+
+
+@dataclass(frozen=True)
 class GrpoSettings:
     """One run of asynchronous GRPO.
 
@@ -79,13 +92,21 @@ class GrpoSettings:
     # valid episodes that a group needs; below it the group is cancelled and its question asked again later
 
     samplers: int = field(default=1, metadata=AT_LEAST_ONE)
-    # vLLM engines
+    # vLLM engines that the run begins with, and replaces when they die
+    max_samplers: int | None = field(default=None, metadata=AT_LEAST_ONE)
+    # when nodes join the cluster the run grows to so many, and shrinks when they leave; empty: as many as `samplers`
     episodes_per_sampler: int = field(default=128, metadata=AT_LEAST_ONE)
-    # concurrent episodes of one engine
+    # concurrent episodes of one engine, at most
+    adaptive_concurrency: bool = True
+    # fewer while its KV cache is full, more again while that makes it faster; False: always as many as there are
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
+    # whether a free slot is used at once
     sampler_cpus: float = field(default=0.5, metadata={"gt": 0.0})
     # Ray CPUs reserved by one sampler
     sampler_gpus: float = field(default=0.0, metadata=NOT_NEGATIVE)
-    # GPUs of one sampler: its engine's tensor_parallel_size
+    # GPUs of one sampler, all on one node: its engine's tensor_parallel_size
+    sampler_labels: dict[str, str] = field(default_factory=dict)
+    # of the nodes that samplers may be placed on, by Ray's label selectors; empty: any node
     ranks: int = field(default=1, metadata=AT_LEAST_ONE)
     # learner processes
     learner_cpus: float = field(default=1.0, metadata={"gt": 0.0})
@@ -136,6 +157,8 @@ class GrpoSettings:
         check_inside("folder", self.folder)
         if self.min_siblings > self.group_size:
             raise ValueError(f"min_siblings must be at most group_size={self.group_size}, not {self.min_siblings}")
+        if self.max_samplers is not None and self.max_samplers < self.samplers:
+            raise ValueError(f"max_samplers must be at least samplers={self.samplers}, not {self.max_samplers}")
         if self.window is not None and not 1 <= self.window <= self.slots:
             raise ValueError(f"window must be between 1 and the {self.slots} slots, not {self.window}")
         if self.export == "best" and not (self.evaluation.every and self.evaluation.best):

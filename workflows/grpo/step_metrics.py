@@ -2,8 +2,8 @@
 
 Keys are `group/name`; every mean is over episodes unless its key says tokens. Sampled tokens alone are
 counted, never those of tools. `staleness` is how many versions older than the weights they train the tokens
-are; `publish_lag_s` is how long the new weights took from the end of training until they ran everywhere. They
-are different things and are never added up.
+are, and `staleness/tokens_<age>` counts them by it; `publish_lag_s` is how long the new weights took from the
+end of training until they ran everywhere. They are different things and are never added up.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from actors.agent.trajectory import Label, Question, Summary
+from actors.search.load import LoadSample
 from workflows.grpo.ports import GroupResult
 
 LONG_TAIL_SHARE = 0.25  # of the episodes of one step: with fewer than this running, the rest waits for stragglers
+AT_QUOTA = 0.5  # of the requests at search endpoints without a lease: with more, tools wait for quotas
 
 
 def label_of(question: Question) -> Label:
@@ -43,19 +45,14 @@ def cost_usd(summary: Summary) -> float:
     return float(summary.extra.get("cost_usd", 0.0))
 
 
-def staleness(groups: Iterable[GroupResult], version: int) -> tuple[float, int]:
-    """Mean and maximum over sampled tokens of `version` minus the version that sampled them.
-
-    (0, 0) without tokens.
-    """
+def tokens_by_age(groups: Iterable[GroupResult], version: int) -> Counter[int]:
+    """Sampled tokens by `version` minus the version that sampled them."""
     tokens: Counter[int] = Counter()
     for group in groups:
         for summary in group.summaries:
-            tokens.update(tokens_by_version(summary))
-    if not tokens:
-        return 0.0, 0
-    total = sum((version - v) * n for v, n in tokens.items())
-    return total / tokens.total(), max(version - v for v in tokens)
+            for sampled_by, n in tokens_by_version(summary).items():
+                tokens[version - sampled_by] += n
+    return tokens
 
 
 def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float]:
@@ -65,7 +62,7 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
     """
     pairs = [(group.question, summary) for group in groups for summary in group.summaries]
     everything = [summary for _, summary in pairs]
-    mean, worst = staleness(groups, version)
+    ages = tokens_by_age(groups, version)
     metrics = {
         "reward/mean": _mean(s.reward for s in everything),
         "reward/accuracy": _mean(s.accuracy for s in everything),
@@ -73,8 +70,8 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
         "search/calls": _mean(s.searches for s in everything),
         "search/accuracy_when_searched": _mean(s.accuracy for s in everything if s.searches),
         "search/cost_usd_per_1000": 1000 * _mean(cost_usd(s) for s in everything),
-        "staleness/mean_tokens": mean,
-        "staleness/max": float(worst),
+        "staleness/mean_tokens": sum(age * n for age, n in ages.items()) / ages.total() if ages else 0.0,
+        "staleness/max": float(max(ages, default=0)),
         "tokens/trained": float(sum(s.sampled_tokens for s in everything)),
         "tokens/per_episode": _mean(s.sampled_tokens for s in everything),
         "tokens/longest_expanded": float(max((s.expanded_length for s in everything), default=0)),
@@ -83,6 +80,8 @@ def step_metrics(groups: Sequence[GroupResult], version: int) -> dict[str, float
         "episodes/seconds": _mean(s.seconds for s in everything),
         "episodes/tool_seconds": _mean(tool_seconds(s) for s in everything),
     }
+    for age, n in sorted(ages.items()):
+        metrics[f"staleness/tokens_{age}"] = float(n)
     if right := sum(s.accuracy for s in everything):
         metrics["search/cost_usd_per_correct"] = sum(cost_usd(s) for s in everything) / right
     for name, part in _split(pairs, lambda q: label_of(q).value).items():
@@ -136,9 +135,9 @@ class Stopwatch:
         self._close(who, now)
         self._since[who] = (cause, now)
 
-    def state(self, who: str) -> tuple[str, float]:
-        """The cause at present and since when."""
-        return self._since[who]
+    def cause(self, who: str) -> str:
+        """The one at present; "" for somebody that was never marked."""
+        return self._since.get(who, ("", 0.0))[0]
 
     def states(self) -> Mapping[str, tuple[str, float]]:
         return dict(self._since)
@@ -179,19 +178,27 @@ def idle_metrics(lap: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return dict(metrics)
 
 
-def learner_waits_for(running: int, in_tools: int, step_episodes: int) -> str:
-    """Why the learner has no batch: tools that most episodes wait for, a few stragglers, or too little sampling."""
+def at_quota(tools: LoadSample) -> float:
+    """Of the requests that are at search endpoints, the share that has no lease yet; 0 without requests."""
+    asked = sum(endpoint.asked for endpoint in tools.endpoints)
+    return sum(endpoint.waiting for endpoint in tools.endpoints) / asked if asked else 0.0
+
+
+def learner_waits_for(running: int, in_tools: int, quota: float, step_episodes: int) -> str:
+    """Why the learner has no batch: tools that most episodes wait for, or quotas that those wait for; a few stragglers;
+    or too little sampling. `quota` as `at_quota` has it."""
     if running and in_tools > running / 2:
-        return "tool_wait"
+        return "quota_wait" if quota > AT_QUOTA else "tool_wait"
     return "long_tail" if 0 < running <= LONG_TAIL_SHARE * step_episodes else "batch_starvation"
 
 
-def sampler_waits_for(running: int, in_tools: int, share: float, updating: bool) -> str:
-    """Why a sampler is not busy; "" when it is. `share`: episodes it runs when the pipeline is full."""
+def sampler_waits_for(running: int, in_tools: int, quota: float, share: float, updating: bool) -> str:
+    """Why a sampler is not busy; "" when it is. `share`: episodes it runs when the pipeline is full; `quota` as
+    `at_quota` has it, which is the same for all samplers, for they share the tools."""
     if updating:
         return "publish"
     if running == 0:
         return "no_slot"  # the learner holds the slots: backpressure
     if in_tools == running:
-        return "tool_wait"
+        return "quota_wait" if quota > AT_QUOTA else "tool_wait"
     return "long_tail" if running <= LONG_TAIL_SHARE * share else ""

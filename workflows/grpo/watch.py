@@ -5,17 +5,24 @@ Read-only towards the fleet and the buffer. Time is told by the caller's clock.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from actors.agent.seams import Clock
+from actors.search.load import LoadSample
+from workflows.grpo.admission import HOLDS
 from workflows.grpo.dispatch import Fleet
+from workflows.grpo.places import Places
 from workflows.grpo.settings import GrpoSettings
-from workflows.grpo.step_metrics import Stopwatch, idle_metrics, learner_waits_for, sampler_waits_for
+from workflows.grpo.step_metrics import Stopwatch, at_quota, idle_metrics, learner_waits_for, sampler_waits_for
 from workflows.grpo.work_buffer import GroupState, WorkBuffer
 
 LEARNER = "learner"
+ADMISSION = "admission"
 WAITS = (
     "tool_wait",
+    "quota_wait",
     "long_tail",
     "batch_starvation",
 )  # causes that may change while the learner waits for the same batch
@@ -32,6 +39,7 @@ class Watch:
         self.last_failure = ""
         self._settings, self._buffer, self._fleet, self._clock = settings, buffer, fleet, clock
         self._stopwatch = Stopwatch()
+        self._tools, self._quota, self._held_for = LoadSample(), 0.0, ""
         self._at_lap = Counter(totals)
         self._ends_at_lap = buffer.ends()
         self._lap_at = self._progress_at = clock()
@@ -43,11 +51,6 @@ class Watch:
         """Something was finished: the run is not stalled."""
         self._progress_at = self._clock()
 
-    @property
-    def quiet_s(self) -> float:
-        """Seconds since the last progress."""
-        return self._clock() - self._progress_at
-
     def learner(self, cause: str) -> None:
         """The learner now waits for `cause`, or works ("")."""
         self._stopwatch.mark(LEARNER, cause, self._clock())
@@ -57,20 +60,37 @@ class Watch:
         """The learner now waits for a batch."""
         self.learner(self._why_no_batch())
 
-    def look(self) -> None:
-        """Mark what has changed at the samplers, and what that means for a waiting learner."""
+    def tools_seen(self, tools: LoadSample) -> None:
+        """What keeps the search workers busy now."""
+        self._tools, self._quota = tools, at_quota(tools)
+        self.look()
+
+    def holds(self, why: str) -> None:
+        """Admission now holds free slots back for `why`, or does not ("")."""
+        if why != self._held_for:
+            self._held_for = why
+            self._stopwatch.mark(ADMISSION, why, self._clock())
+
+    def look(self, sampler: str | None = None) -> None:
+        """Mark what has changed at a sampler, or at all of them, and what that means for a waiting learner."""
         now = self._clock()
-        s = self._settings
-        share = min(s.episodes_per_sampler, self._buffer.slots * s.group_size / max(1, s.samplers))  # all it could have
-        for name, (load, in_tools) in self._fleet.loads().items():
-            cause = sampler_waits_for(load, in_tools, share, self._fleet.updating)
-            self._stopwatch.mark(f"sampler:{name}", cause, now)
-        if self._stopwatch.states().get(LEARNER, ("", 0.0))[0] in WAITS:
+        places = self._fleet.places
+        for place in places if sampler is None else filter(None, [places.get(sampler)]):
+            if not place.fenced:
+                _, running, in_tools, _ = place.counted
+                cause = sampler_waits_for(running, in_tools, self._quota, self._share(), self._fleet.updating)
+                self._stopwatch.mark(f"sampler:{place.name}", cause, now)
+        if self._stopwatch.cause(LEARNER) in WAITS:
             self._stopwatch.mark(LEARNER, self._why_no_batch(), now)
+
+    def _share(self) -> float:
+        """Episodes that a sampler runs when the pipeline is full."""
+        s = self._settings
+        return min(s.episodes_per_sampler, self._buffer.slots * s.group_size / max(1, len(self._fleet.places)))
 
     def _why_no_batch(self) -> str:
         episodes = self._settings.groups_per_step * self._settings.group_size
-        return learner_waits_for(self._fleet.running, self._fleet.in_tools, episodes)
+        return learner_waits_for(self._fleet.places.running, self._fleet.places.in_tools, self._quota, episodes)
 
     # -- numbers --
 
@@ -84,23 +104,35 @@ class Watch:
         metrics: dict[str, float] = {f"since_last_step/{name}": float(n) for name, n in done.items()}
         metrics |= {f"groups/{name}": float(n) for name, n in ends.items()}
         metrics |= {f"groups_total/{name}": float(n) for name, n in self._buffer.ends().items()}
-        metrics |= idle_metrics(self._stopwatch.lap(now))
+        causes = self._stopwatch.lap(now)
+        held_for = causes.pop(ADMISSION, {})
+        metrics |= {f"admission/held_for_{why}_s": held_for.get(why, 0.0) for why in HOLDS}
+        metrics |= idle_metrics(causes)
         metrics["groups_total/admitted"] = float(self._buffer.admitted)
         metrics["groups_total/held"] = float(self._buffer.held)
         metrics["tokens/never_trained_on"] = float(wasted)
         metrics["tokens/sampled_per_s"] = done.get("tokens/sampled", 0) / seconds
         metrics["tokens/trained_per_s"] = done.get("tokens/trained", 0) / seconds
         metrics["time/step_s"] = seconds
-        metrics["samplers/live"] = float(len(self._fleet.live))
+        metrics |= fleet_metrics(self._fleet.places)
+        metrics["tools/waiting_for_quota"] = float(sum(endpoint.waiting for endpoint in self._tools.endpoints))
         self._at_lap, self._ends_at_lap, self._lap_at = Counter(self.totals), self._buffer.ends(), now
         return metrics
 
     # -- words --
 
+    async def report_stalls(self, report: Callable[[], str], say: Callable[[str], None]) -> None:
+        """For ever: whenever there has been no progress for long."""
+        quiet_s = self._settings.stall_report_s
+        while True:
+            await asyncio.sleep(quiet_s / 2)
+            if self._clock() - self._progress_at >= quiet_s:
+                say(report())
+
     def report(self, step: int, version: int) -> str:
         """Every role and the groups that are longest under way, with what each waits for."""
         now = self._clock()
-        lines = [f"no progress for {self.quiet_s:.0f} s, at step {step}, version {version}:"]
+        lines = [f"no progress for {now - self._progress_at:.0f} s, at step {step}, version {version}:"]
         for who, (cause, since) in self._stopwatch.states().items():
             lines.append(f"  {who}: {f'waits for {cause}' if cause else 'busy'}, for {now - since:.0f} s")
         lines += [f"  {line}" for line in self._fleet.describe()]
@@ -112,3 +144,17 @@ class Watch:
         if self.last_failure:
             lines.append(f"  the last failure: {self.last_failure}")
         return "\n".join(lines)
+
+
+def fleet_metrics(places: Places) -> dict[str, float]:
+    """`samplers/...`: how many there are, how full they are, and how much of their prompts they had in memory."""
+    live = places.open_ones()
+    asked = sum(place.seen.prefix_asked for place in live)
+    metrics = {
+        "samplers/live": float(len(live)),
+        "samplers/episodes_at_most": float(sum(place.seat.limit for place in live)),
+        "samplers/kv_used_most": max((place.seen.kv_used for place in live), default=0.0),
+    }
+    if asked:
+        metrics["samplers/prefix_hit_share"] = sum(place.seen.prefix_hits for place in live) / asked
+    return metrics

@@ -24,14 +24,15 @@ from actors.learner.backends.lockstep import BlankPicture, counts_of, passes
 from actors.learner.backends.plain import adamw, decay_groups
 from actors.learner.backends.protocol import StepStats, Tally
 from actors.learner.backends.ranks import Ranks, training_device
+from actors.learner.backends.trained_state import load_state, save_state, saved_steps, start_moments
+from actors.learner.backends.zero_pieces import masters_of, pieces_of, spread, torch_optimizer
 from actors.learner.objective import Objective
 from actors.learner.schedule import learning_rate
 from actors.learner.settings import BackendSettings
 from actors.model.batch import TokenBatch
 from actors.model.forward import token_logprobs
-from cluster.errors import UserError
+from actors.model.load import cast_weights
 
-CHECKPOINT_TAG = "state"
 GATHER_BYTES = 256 << 20  # of parameters whole at once when ZeRO-3 weights are read
 NOT_FINITE = "the gradient is not finite"
 
@@ -59,7 +60,7 @@ class DeepSpeedBackend:
         self._settings = settings
         self._blank = BlankPicture.of(model.config)
         self.steps = 0
-        model = model.to(torch.float32 if settings.precision == "fp32" else torch.bfloat16)
+        cast_weights(model, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         decay = settings.optimizer.weight_decay
         groups = [(members, decay if decays else 0.0) for decays, members in decay_groups(model).items() if members]
         config = engine_config(settings, ranks)
@@ -149,19 +150,15 @@ class DeepSpeedBackend:
                 yield from ((weight.name, weight.read()) for weight in bucket)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.engine.save_checkpoint(
-            str(folder), tag=CHECKPOINT_TAG, client_state={"our_steps": self.steps}, exclude_frozen_parameters=True
-        )
+        pieces = pieces_of(self.model, self._optimizer, self._settings.zero_stage, self.ranks, self.steps)
+        save_state(folder, pieces, self.steps, self.ranks, partitioned=self._settings.zero_stage > 0)
 
     def load(self, folder: Path) -> None:
-        try:
-            path, client = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, custom_load_fn=_restore)
-        except Exception as error:  # DeepSpeed and pickle raise what they like for a broken file
-            raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
-        if path is None:
-            raise UserError(f"The checkpoint {folder} cannot be loaded: there is none of this kind in it.")
-        self.steps = int(client["our_steps"])
+        steps, stage = saved_steps(folder), self._settings.zero_stage
+        start_moments(torch_optimizer(self._optimizer), masters_of(self.model, self._optimizer, stage), steps)
+        pieces = pieces_of(self.model, self._optimizer, stage, self.ranks, steps)
+        self.steps = load_state(folder, pieces, self.ranks)
+        spread(self.model, self._optimizer, stage)
 
     def export(self, folder: Path) -> None:
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.named_weights()}
@@ -199,14 +196,6 @@ def engine_config(settings: BackendSettings, ranks: Ranks) -> dict[str, Any]:
     if settings.zero_stage == 3:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return config
-
-
-def _restore(src: dict[str, Tensor], dst: nn.Module) -> None:
-    """Load what was saved into the module. What is frozen need not be there: it comes from the model's folder."""
-    missing, unexpected = dst.load_state_dict(src, strict=False)
-    trained = {name for name, parameter in dst.named_parameters() if parameter.requires_grad}
-    if lacking := [*trained.intersection(missing), *unexpected]:
-        raise ValueError(f"it is of a model that is trained in other parts, as {lacking[0]} shows")
 
 
 def _buckets(weights: list[Weight], limit: int) -> Iterator[list[Weight]]:

@@ -3,10 +3,9 @@ the DeepSpeed backend."""
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,23 @@ from actors.learner.adapters import base_weights, without_adapters
 from actors.learner.backends.lockstep import BlankPicture, counts_of, passes
 from actors.learner.backends.protocol import StepStats, Tally
 from actors.learner.backends.ranks import Ranks, training_device
+from actors.learner.backends.trained_state import (
+    ADAMW_MOMENTS,
+    MASTER,
+    Piece,
+    load_state,
+    save_state,
+    saved_steps,
+    start_moments,
+)
 from actors.learner.objective import Objective
 from actors.learner.schedule import learning_rate
 from actors.learner.settings import BackendSettings
 from actors.model.batch import TokenBatch
 from actors.model.forward import token_logprobs
-from cluster.errors import UserError
+from actors.model.load import cast_weights
 
-STATE_FILE, META_FILE = "plain_state.pt", "plain_state.json"
+MUON_MOMENT = "momentum_buffer"
 
 
 class PlainBackend:
@@ -35,7 +43,8 @@ class PlainBackend:
     def __init__(self, model: Any, settings: BackendSettings, ranks: Ranks) -> None:
         self.ranks = ranks
         self.device = training_device()
-        self.model = model.to(self.device, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
+        cast_weights(model, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
+        self.model = model.to(self.device)
         self.model.train()
         self._settings = settings
         self._blank = BlankPicture.of(model.config)
@@ -129,26 +138,31 @@ class PlainBackend:
             yield weight.name, weight.read()
 
     def save(self, folder: Path) -> None:
-        if self.ranks.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            masters = [group.flat_master.data for group in self._groups]
-            optimizers = [optimizer.state_dict() for optimizer, _ in self._optimizers]
-            torch.save({"masters": masters, "optimizers": optimizers}, folder / STATE_FILE)
-            (folder / META_FILE).write_text(json.dumps({"steps": self.steps}))
+        save_state(folder, self._pieces(self.steps), self.steps, self.ranks, partitioned=False)
 
     def load(self, folder: Path) -> None:
-        try:
-            state = torch.load(folder / STATE_FILE, weights_only=True, map_location=self.device)
-            meta = json.loads((folder / META_FILE).read_text())
-            for group, saved in zip(self._groups, state["masters"], strict=True):
-                group.flat_master.data.copy_(saved)
-            for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
-        self.steps = int(meta["steps"])
+        steps = saved_steps(folder)
+        for optimizer, _ in self._optimizers:
+            masters = [master for group in optimizer.param_groups for master in group["params"]]
+            if isinstance(optimizer, torch.optim.Muon):
+                for master in masters:
+                    optimizer.state[master] = {MUON_MOMENT: torch.zeros_like(master)} if steps else {}
+            else:
+                start_moments(optimizer, masters, steps)
+        self.steps = load_state(folder, self._pieces(steps), self.ranks)
         for group in self._groups:
             group.spread()
+
+    def _pieces(self, steps: int) -> list[Piece]:
+        """Every rank holds all of every trained parameter."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        adamw_state, *others = [optimizer.state for optimizer, _ in self._optimizers]
+        pieces: list[Piece] = []
+        for group in self._groups:
+            state = adamw_state if isinstance(group, _FlatGroup) else others[0]
+            for parameter, values in group.views(state if steps else {}):
+                pieces.append(Piece(names[id(parameter)], tuple(parameter.shape), 0, values))
+        return pieces
 
     def export(self, folder: Path) -> None:
         if self.ranks.rank == 0:
@@ -183,6 +197,10 @@ class _Group(ABC):
     def hand_over(self, scale: float) -> None:
         """Scale the gradient and give it to the optimizer."""
 
+    @abstractmethod
+    def views(self, state: Mapping[Any, Mapping[str, Tensor]]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Each parameter with its master and its moments in `state`, the optimizer's or none: flat views."""
+
     def spread(self) -> None:
         """Copy the master back into the model, in the model's precision."""
         torch._foreach_copy_([p.data for p in self._parameters], self._masters)
@@ -198,6 +216,15 @@ class _FlatGroup(_Group):
     def hand_over(self, scale: float) -> None:
         self.master.grad = self.grad.mul_(scale) if scale != 1.0 else self.grad
 
+    def views(self, state: Mapping[Any, Mapping[str, Tensor]]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        flat = {MASTER: self.flat_master}
+        if state:
+            flat |= {kind: state[self.master][kind] for kind in ADAMW_MOMENTS}
+        sizes = [parameter.numel() for parameter in self._parameters]
+        cut = {kind: values.split(sizes) for kind, values in flat.items()}
+        for i, parameter in enumerate(self._parameters):
+            yield parameter, {kind: values[i] for kind, values in cut.items()}
+
 
 class _MatrixGroup(_Group):
     """Matrices, each of which its optimizer must see as one."""
@@ -210,6 +237,11 @@ class _MatrixGroup(_Group):
         self.grad.mul_(scale)
         for master, grad in zip(self.masters, self._grads, strict=True):
             master.grad = grad
+
+    def views(self, state: Mapping[Any, Mapping[str, Tensor]]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for parameter, master in zip(self._parameters, self.masters, strict=True):
+            moments = {MUON_MOMENT: state[master][MUON_MOMENT].view(-1)} if state else {}
+            yield parameter, {MASTER: master.data.view(-1)} | moments
 
 
 def inner_matrices(model: Any) -> list[Tensor]:

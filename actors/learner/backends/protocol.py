@@ -67,11 +67,18 @@ class LearnerBackend(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """What is trained and its optimizer state, into a local folder; what is frozen is not in it."""
+        """What is trained, its optimizer state and random numbers, into a local folder, of which each rank writes some
+        files; what is frozen is not in it. For any number of ranks (`trained_state.py`).
+
+        Raise OSError on all ranks when any could not write.
+        """
         ...
 
     def load(self, folder: Path) -> None:
-        """Raise UserError for a checkpoint that is missing, truncated, or of another model."""
+        """Go on from what `save` wrote, on however many ranks; all its files must be there on each.
+
+        Raise UserError for a checkpoint that is missing, truncated, or of another model.
+        """
         ...
 
     def export(self, folder: Path) -> None:

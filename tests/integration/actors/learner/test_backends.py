@@ -117,16 +117,48 @@ def test_a_gradient_that_is_not_finite_is_refused_and_training_goes_on(settings,
     assert difference(update(backend, batches(400)), update(build(settings), batches(400))) <= 1e-5
 
 
-@pytest.mark.parametrize("settings", [EVERY[0], EVERY[1], EVERY[3], EVERY[4]])
-def test_a_checkpoint_continues_exactly(settings, build, batches, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("settings", EVERY)
+def test_a_checkpoint_continues_exactly(settings, precision, build, batches, tmp_path):
+    settings = replace(settings, precision=precision)
     first = build(settings)
-    update(first, batches(400))
+    update(first, batches(400), batches(400))
     first.save(tmp_path / "checkpoint")
+    saved = weights_of(first)
     expected = update(first, batches(400))
     second = build(settings)
     second.load(tmp_path / "checkpoint")
-    assert second.steps == 1
+    assert second.steps == 2
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in weights_of(second).items())
     assert difference(update(second, batches(400)), expected) <= 1e-6
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(EVERY[0], EVERY[4]), (EVERY[4], EVERY[1]), (EVERY[2], EVERY[0])])
+def test_one_engine_continues_from_what_another_saved(saved, loaded, build, batches, tmp_path):
+    first, second = build(saved.values[0]), build(loaded.values[0])
+    update(first, batches(400))
+    first.save(tmp_path / "checkpoint")
+    second.load(tmp_path / "checkpoint")
+    assert difference(update(second, batches(400)), update(first, batches(400))) <= 1e-4
+
+
+@pytest.mark.parametrize("settings", [EVERY[0], EVERY[1], EVERY[2], EVERY[4]])
+def test_going_back_to_the_start_forgets_what_was_learned(settings, build, batches, tmp_path):
+    backend = build(settings)
+    backend.save(tmp_path / "start")
+    expected = update(backend, batches(400), batches(400))
+    backend.load(tmp_path / "start")
+    assert backend.steps == 0
+    assert difference(update(backend, batches(400), batches(400)), expected) <= 1e-6
+
+
+def test_the_random_numbers_go_on_where_they_were(build, batches, tmp_path):
+    backend = build(FP32)
+    backend.save(tmp_path / "checkpoint")
+    drawn = torch.rand(4)
+    torch.rand(7)
+    backend.load(tmp_path / "checkpoint")
+    assert torch.equal(torch.rand(4), drawn)
 
 
 @pytest.mark.parametrize("settings", [EVERY[0], EVERY[2]])
@@ -136,10 +168,24 @@ def test_a_missing_or_truncated_checkpoint_is_a_clear_error(settings, build, bat
         backend.load(tmp_path / "nowhere")
     update(backend, batches(400))
     backend.save(tmp_path / "torn")
-    largest = max((tmp_path / "torn").rglob("*.pt"), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:1000])
+    (part,) = (tmp_path / "torn").glob("part-*.safetensors")
+    part.write_bytes(part.read_bytes()[:-1000])
     with pytest.raises(UserError, match="cannot be loaded"):
         build(settings).load(tmp_path / "torn")
+
+
+def test_a_checkpoint_of_a_model_that_is_trained_in_other_parts_is_refused(build, batches, tmp_path, tiny_folder):
+    whole = build(FP32)
+    update(whole, batches(400))
+    whole.save(tmp_path / "whole")
+    model = load_policy(tiny_folder)
+    model.model.visual.requires_grad_(False)
+    part = build_backend(model, FP32, Ranks())
+    with pytest.raises(UserError, match=r"trained in other parts, as .*visual"):
+        part.load(tmp_path / "whole")
+    part.save(tmp_path / "part")
+    with pytest.raises(UserError, match=r"trained in other parts, as .*visual"):
+        whole.load(tmp_path / "part")
 
 
 @pytest.mark.parametrize("settings", [EVERY[0], EVERY[2]])

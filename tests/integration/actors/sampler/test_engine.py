@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,17 @@ from actors.agent.trajectory import ImageRef, PlacedImage, Segment, SegmentKind
 from actors.model.batch import collate
 from actors.model.expansion import expand
 from actors.model.forward import token_logprobs
+from actors.model.load import copy_without_weights
 from actors.model.pixels import Pixels
 from actors.model.renderer import ChatRenderer
 from actors.sampler import vllm_adapter
 from actors.sampler.engine import Engine
+from actors.weights.build import build_transport
 from actors.weights.manifest import TornPublish, verify
-from actors.weights.transport import FolderTransport
+from actors.weights.receiver import Receiver
+from actors.weights.settings import PublishSettings
+from actors.weights.transport import FolderTransport, write_weights
+from tests.integration.actors.sampler.conftest import engine_settings
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240, func_only=True)]
 
@@ -87,6 +92,69 @@ async def back_to_start(engine: Engine, model_folder: Path):
     yield
     if engine.version != 0:
         await engine.update(str(model_folder), 0)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What an engine holds, and what it says greedily."""
+
+    checksums: list[dict[str, str]]
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+
+
+async def behaviour(engine: Engine, renderer: ChatRenderer, pictures) -> Behaviour:
+    said = []
+    for number in range(4):
+        prompt = [renderer.open("Image 1: <image> what does it show?", pictures.refs[number : number + 1])]
+        said.append(await sample(engine, prompt, Sampling(temperature=0.0, max_tokens=16)))
+    tokens, logprobs = [turn.token_ids.tolist() for turn in said], [turn.logprobs.tolist() for turn in said]
+    return Behaviour(await engine.weight_checksums(), tokens, logprobs)
+
+
+@pytest.fixture(scope="module")
+def changed(policy) -> dict[str, torch.Tensor]:
+    """A learner one step further, its vision tower too."""
+    return {name: value.detach() * (1.25 if "proj" in name else 1.0) for name, value in policy.named_parameters()}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def fresh(changed, model_folder: Path, renderer, pictures, tmp_path_factory) -> Behaviour:
+    """Of an engine that was started with the changed weights."""
+    folder = tmp_path_factory.mktemp("fresh")
+    copy_without_weights(model_folder, folder)
+    write_weights(changed.items(), folder)
+    async with Engine(folder, engine_settings("float32"), renderer, pictures) as other:
+        return await behaviour(other, renderer, pictures)
+
+
+@pytest.mark.parametrize("transport", ["shared_memory", "object_store", "storage", "s3"])
+async def test_after_a_publish_the_engine_is_as_one_that_was_started_with_those_weights(
+    transport, engine, renderer, pictures, changed, fresh, back_to_start, tmp_path, request
+):
+    address = ""
+    if transport == "object_store":
+        request.getfixturevalue("ray_cluster")
+    elif transport == "storage":
+        address = str(tmp_path / "storage")
+    elif transport == "s3":
+        address = f"{request.getfixturevalue('s3_bucket')}/weights"
+    settings = PublishSettings("storage" if address else transport, address, bucket_mib=1)
+    sender, receiver = build_transport(settings, tmp_path / "root"), Receiver(tmp_path)
+    before = await behaviour(engine, renderer, pictures)  # its caches are full of what the old weights made
+    assert before.checksums != fresh.checksums
+    assert before.logprobs != fresh.logprobs
+    try:
+        with receiver.opened(sender.send(1, changed.items())) as folder:
+            await engine.update(str(folder), 1)
+        after = await behaviour(engine, renderer, pictures)
+    finally:
+        receiver.close()
+        sender.close()
+    assert after.checksums == fresh.checksums
+    assert after.tokens == fresh.tokens
+    for ours, theirs in zip(after.logprobs, fresh.logprobs, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -23,6 +23,7 @@ from actors.model.expansion import expand
 from actors.model.forward import token_logprobs
 from actors.model.load import load_policy
 from actors.sampler.actor import start_sampler
+from actors.weights.buckets import ObjectStoreTransport
 from actors.weights.transport import FolderTransport
 from tests.integration.actors.sampler.conftest import engine_settings
 from tests.integration.actors.sampler.scripted import CountingScorer, ThumbnailSearch
@@ -144,10 +145,17 @@ def test_new_weights_come_with_a_ticket_and_a_torn_or_partial_publish_is_refused
     with pytest.raises(RayTaskError, match=r"WeightMismatch.*the model needs"):
         got(sampler.actor.update.remote(partial), 60)
 
+    with pytest.raises(RayTaskError, match=r"WeightsRefused.*before this sampler could receive it"):
+        got(sampler.actor.update.remote(replace(partial, kind="nccl")), 60)
+
     summary, _ = sampler.play(question("still", pictures))
     assert (summary.failure, summary.newest_version) == (Failure.POLICY, 3)
     assert got(sampler.actor.update.remote(transport.send(6, weights.items())), 60) == 6
     assert sampler.play(question("now", pictures))[0].oldest_version == 6
+
+    elsewhere = ObjectStoreTransport(1 << 20).send(7, weights.items())
+    assert got(sampler.actor.update.remote(elsewhere), 60) == 7
+    assert sampler.play(question("later", pictures))[0].oldest_version == 7
 
 
 def test_what_a_judge_does_not_score_is_masked_and_never_a_reward_of_zero(sampler, pictures):

@@ -6,9 +6,6 @@ tokens, in micro-batches and in whether they see pictures at all; steps with few
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +14,9 @@ import torch
 
 from actors.learner.settings import BackendSettings, LearnerSettings, LoraSettings, ObjectiveSettings, OptimizerSettings
 from tests.integration.actors.learner.episodes import MemoryImages, make_episode, tiny_model
-from tests.slow.actors.learner.gang import train_all
+from tests.slow.actors.learner.gang import GIVE_UP_S, Task, run_gang
 
 STEPS = 5
-DEADLINE_S = 900.0  # for all variants on a busy machine
 SETTINGS = LearnerSettings(
     max_length=400,
     micro_batch_tokens=90,
@@ -71,30 +67,8 @@ def trained(tmp_path_factory) -> dict[int, Path]:
         [group(80, {1}, 2)],
     ]
     assert len(steps) == STEPS
-    variants = {name: (settings, steps) for name, settings in VARIANTS.items()}
-    return {world: run_gang(world, str(model), variants, images, root / str(world)) for world in (1, 2)}
-
-
-def run_gang(world: int, model: str, variants: dict, images: MemoryImages, out: Path) -> Path:
-    out.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn = multiprocessing.get_context("spawn")
-    ranks = [
-        spawn.Process(target=train_all, args=(rank, world, port, model, variants, images, str(out)))
-        for rank in range(world)
-    ]
-    for rank in ranks:
-        rank.start()
-    end = time.monotonic() + DEADLINE_S
-    for rank in ranks:
-        rank.join(max(0.0, end - time.monotonic()))
-    for rank in ranks:
-        if rank.is_alive():
-            rank.kill()
-            rank.join()
-    return out
+    tasks = {name: Task(settings, steps) for name, settings in VARIANTS.items()}
+    return {world: run_gang(world, str(model), tasks, images, root / str(world)) for world in (1, 2)}
 
 
 def result(folder: Path, variant: str) -> dict:
@@ -103,7 +77,7 @@ def result(folder: Path, variant: str) -> dict:
     return torch.load(folder / f"{variant}.pt")
 
 
-@pytest.mark.timeout(2 * DEADLINE_S)
+@pytest.mark.timeout(2 * GIVE_UP_S)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ranks_make_the_updates_of_one(variant, trained):
     one, two = (result(trained[world], variant) for world in (1, 2))
@@ -121,7 +95,7 @@ def test_two_ranks_make_the_updates_of_one(variant, trained):
     assert apart / moved <= 1e-3
 
 
-@pytest.mark.timeout(2 * DEADLINE_S)
+@pytest.mark.timeout(2 * GIVE_UP_S)
 @pytest.mark.parametrize("kind", ["full", "lora", "frozen"])
 def test_all_engines_make_the_same_updates_on_two_ranks(kind, trained):
     plain = result(trained[2], f"{kind}-plain")

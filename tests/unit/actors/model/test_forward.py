@@ -1,6 +1,7 @@
-"""Pixels and the forward pass on a real, very small Qwen2.5-VL."""
+"""Pixels and the forward pass on real, very small models of both families."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,38 +16,30 @@ from actors.model.forward import token_logprobs
 from actors.model.images import BlobImages
 from actors.model.pixels import Pixels, count_image_tokens
 from actors.model.renderer import ChatRenderer
-from actors.model.tiny import TinySize, build_model, build_tokenizer, save_processor
+from actors.model.tiny import build_model, build_tokenizer, save_processor
 from cluster.blobs import BlobStore
+from tests.unit.actors.model.small import FAMILIES, QWEN2_5
 
-SMALL = TinySize(
-    hidden=32,
-    layers=2,
-    heads=2,
-    kv_heads=1,
-    mlp=32,
-    mrope_section=(2, 3, 3),
-    vision_hidden=32,
-    vision_layers=1,
-    vision_heads=2,
-    vision_mlp=32,
-    vocabulary=300,
-)
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def size(request):
+    return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer(["who founded it? ilse tarn."] * 3, SMALL.vocabulary)
+    return build_tokenizer(["who founded it? ilse tarn."] * 3, QWEN2_5.vocabulary)
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
-    return build_model(tokenizer, SMALL, seed=1).eval()
+def model(tokenizer, size):
+    return build_model(tokenizer, size, seed=1).eval()
 
 
 @pytest.fixture(scope="module")
-def pixels(tokenizer, tmp_path_factory):
+def pixels(tokenizer, size, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processor")
-    save_processor(tokenizer, SMALL, folder)
+    save_processor(tokenizer, size, folder)
     images = BlobImages(BlobStore(tmp_path_factory.mktemp("blobs")))
     return Pixels.load(folder, images, capacity=2)
 
@@ -63,7 +56,7 @@ def test_an_image_is_counted_as_long_as_the_processor_makes_it(pixels, width, he
     ref = pixels._images.put(picture(width, height, 0))
     _, grid = pixels.get(ref)
     assert pixels.n_tokens(ref) == int(grid.prod()) // 4
-    assert count_image_tokens(pixels._processor, width, height) <= 16  # of 112 x 112 pixels
+    assert count_image_tokens(pixels._processor, width, height) <= 16  # of 112 x 112 pixels, or 128 x 128
 
 
 def test_pixels_raise_what_the_store_raises(pixels):
@@ -119,8 +112,23 @@ def test_the_picture_matters_and_its_place_among_pictures_too(tokenizer, model, 
     assert not torch.allclose(of(one, two), of(two, one), atol=1e-5)
 
 
-def test_the_same_seed_makes_the_same_model(tokenizer, model):
-    again, other = (build_model(tokenizer, SMALL, seed=seed).state_dict() for seed in (1, 2))
+def test_a_picture_that_comes_twice_is_read_once_and_counts_as_if_read_twice(tokenizer, model, pixels):
+    renderer = ChatRenderer(tokenizer, pixels)
+    one, two = (pixels._images.put(picture(112, 112, seed)) for seed in (4, 5))
+    batch = collate(
+        [expand(episode(renderer, refs, "ilse"), renderer.image_token) for refs in ([one, two], [two, one, two])],
+        pixels,
+        renderer.end_of_turn,
+    )
+    assert batch.image_index is not None
+    assert batch.image_index.tolist() == [0, 1, 1, 0, 1]
+    patches = batch.pixel_values.chunk(2)
+    apart = replace(batch, image_index=None, pixel_values=torch.cat([patches[i] for i in batch.image_index]))
+    torch.testing.assert_close(token_logprobs(model, batch), token_logprobs(model, apart), atol=1e-5, rtol=1e-4)
+
+
+def test_the_same_seed_makes_the_same_model(tokenizer, model, size):
+    again, other = (build_model(tokenizer, size, seed=seed).state_dict() for seed in (1, 2))
     mine = model.state_dict()
     assert all(torch.equal(mine[name], again[name]) for name in mine)
     assert any(not torch.equal(mine[name], other[name]) for name in mine)

@@ -6,19 +6,22 @@ import shutil
 import pytest
 import torch
 
-from actors.model.load import check_model_folder, load_policy, local_model, parameter_shapes, save_policy
-from actors.model.tiny import TinySize, save_tiny
+from actors.model.load import (
+    cast_weights,
+    check_model_folder,
+    load_policy,
+    local_model,
+    parameter_shapes,
+    save_policy,
+)
+from actors.model.tiny import save_tiny
 from cluster.errors import UserError
-
-SMALL = TinySize(
-    hidden=32, layers=1, heads=2, kv_heads=1, mlp=32, mrope_section=(2, 3, 3), vision_hidden=32,
-    vision_layers=1, vision_heads=2, vision_mlp=32, vocabulary=320,
-)  # fmt: skip
+from tests.unit.actors.model.small import FAMILIES, QWEN2_5
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    return save_tiny(["who founded it?"] * 3, tmp_path_factory.mktemp("model") / "tiny", size=SMALL)
+    return save_tiny(["who founded it?"] * 3, tmp_path_factory.mktemp("model") / "tiny", size=QWEN2_5)
 
 
 @pytest.fixture
@@ -35,6 +38,25 @@ def _refusal(folder) -> str:
 def test_a_complete_folder_passes(folder):
     check_model_folder(folder)
     assert local_model(folder) == folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_each_family_passes_and_comes_back_from_its_folder(family, tmp_path):
+    made = save_tiny(["who founded it?"] * 3, tmp_path / "tiny", size=FAMILIES[family])
+    check_model_folder(made)
+    model = load_policy(made)
+    assert model.config.model_type == family
+    assert parameter_shapes(made) == {name: tuple(value.shape) for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_cast_and_rotary_frequencies_are_not(family, tmp_path):
+    model = load_policy(save_tiny(["who founded it?"] * 3, tmp_path / "tiny", size=FAMILIES[family]))
+    cast_weights(model, torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    rotary = {name: buffer.dtype for name, buffer in model.named_buffers() if "inv_freq" in name}
+    assert len(rotary) >= 2
+    assert set(rotary.values()) == {torch.float32}
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -78,7 +100,9 @@ def test_another_architecture_is_refused_by_name(folder):
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["LlamaForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert "holds LlamaForCausalLM" in _refusal(folder)
+    said = _refusal(folder)
+    assert "holds LlamaForCausalLM" in said
+    assert "runs Qwen2_5_VLForConditionalGeneration and Qwen3VLForConditionalGeneration" in said
 
 
 @pytest.mark.parametrize("value", [None, 5, [], "Qwen2_5_VLForConditionalGeneration"])

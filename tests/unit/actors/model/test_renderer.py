@@ -67,6 +67,55 @@ def test_a_system_message_comes_first_as_the_template_puts_it(tokenizer):
     assert list(renderer.open("Who?", []).token_ids) == _template(tokenizer, messages)
 
 
+# As the large models' templates do: a system message where none is given, and a policy that thinks before it speaks
+OWN_WAYS = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
+    + CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<reason>{% endif %}").replace(
+        "<|vision_start|>", "Picture: <|vision_start|>"
+    )
+)
+
+
+def test_what_a_models_own_template_adds_is_in_every_turn(tokenizer):
+    renderer = ChatRenderer(tokenizer, Sixteenths(), template=OWN_WAYS)
+
+    def theirs(*messages) -> list[int]:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=OWN_WAYS, tokenize=False, add_generation_prompt=True
+        )
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    shown = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Who?"}]}
+    first = renderer.open("<image>Who?", [IMAGE])
+    assert list(first.token_ids) == theirs(shown)
+    assert first.token_ids[first.images[0].offset] == renderer.image_token
+    whole = theirs(shown, {"role": "assistant", "content": "<reason>It is Ada."}, {"role": "user", "content": "Sure?"})
+    ids = [*first.token_ids[:-1], *renderer.action("<reason>It is Ada."), *renderer.observe("Sure?").token_ids]
+    assert ids == whole  # the generation prompt's <reason> is the policy's own in the rendering of what was said
+    own = ChatRenderer(tokenizer, Sixteenths(), system="Be brief.", template=OWN_WAYS)
+    assert list(own.open("Who?", []).token_ids) == theirs(
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages[-1]['role'] }}", "writes a text 0 times"),
+        (CHAT_TEMPLATE.replace("<|image_pad|>", ""), "one placeholder for a picture"),
+        (CHAT_TEMPLATE.replace("<|im_end|>", "."), "begins with no special token"),
+    ],
+)
+def test_a_template_that_cannot_be_written_with_is_refused(tokenizer, template, said):
+    with pytest.raises(ValueError, match=said):
+        ChatRenderer(tokenizer, Sixteenths(), template=template)
+
+
+def test_a_system_message_is_as_harmless_as_any_text(tokenizer):
+    renderer = ChatRenderer(tokenizer, Sixteenths(), system="<|im_end|>" * 3)
+    assert list(renderer.open("Who?", []).token_ids).count(renderer.end_of_turn) == 2
+
+
 def test_images_stand_where_their_marks_were_and_know_their_length(renderer, tokenizer):
     segment = renderer.open("First <image> then <image>, who?", [IMAGE, OTHER])
     content = [
@@ -96,9 +145,9 @@ def test_untrusted_text_never_becomes_a_special_token(renderer, tokenizer, text)
 
 @given(text=hostile.filter(lambda text: "<image>" not in text))
 @settings(max_examples=100, deadline=None)
-def test_an_observation_has_one_turn_whatever_it_quotes(renderer, text):
+def test_an_observation_has_one_turn_whatever_it_quotes(renderer, tokenizer, text):
     ids = renderer.observe(text).token_ids
-    assert int((ids == renderer.turn_start).sum()) == 2  # the user's turn and the reply
+    assert int((ids == tokenizer.convert_tokens_to_ids("<|im_start|>")).sum()) == 2  # the user's turn and the reply
     assert int((ids == renderer.end_of_turn).sum()) == 1
     assert int((ids == renderer.image_token).sum()) == 0
 
@@ -138,10 +187,12 @@ def test_a_clean_turn_is_allowed_and_a_turn_marker_or_vision_token_is_not(render
     assert renderer.forbidden(np.append(renderer.end_of_turn, clean).astype(np.int32))
 
 
-def test_a_tokenizer_of_another_family_is_refused():
+def test_a_tokenizer_that_has_no_chat_template_or_another_one_s_is_refused():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
-    with pytest.raises(ValueError, match="does not speak Qwen's chat format"):
+    with pytest.raises(ValueError, match="no chat template"):
         ChatRenderer(other, Sixteenths())
+    with pytest.raises(ValueError, match="begins with no special token"):
+        ChatRenderer(other, Sixteenths(), template=CHAT_TEMPLATE)

@@ -32,6 +32,11 @@ def test_sft_without_its_base_model_names_the_command_too(monkeypatch, capsys, t
     assert "`mmsearch pretrain run.name=new" in capsys.readouterr().err
 
 
+def test_the_grpo_step_needs_episodes_that_a_run_kept(monkeypatch, capsys, tmp_path):
+    assert call(monkeypatch, f"bench train --stage grpo run.name=new run.storage={tmp_path}") == 2
+    assert "`mmsearch demo run.name=new" in capsys.readouterr().err
+
+
 def test_an_unknown_stage_is_refused(monkeypatch, capsys):
-    assert call(monkeypatch, "bench train --stage grpo") == 2
-    assert "must be pretrain or sft" in capsys.readouterr().err
+    assert call(monkeypatch, "bench train --stage demo") == 2
+    assert "must be pretrain, sft or grpo" in capsys.readouterr().err

@@ -5,11 +5,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cluster.storage import Folder
-from workflows.bench.chaos_checks import problems, rate
+from workflows.bench.chaos_checks import problems
+from workflows.grpo.settings import GrpoSettings
+
+SETTINGS = GrpoSettings(groups_per_step=2, group_size=2, max_staleness=1)
 
 
 def line(step, **more):
@@ -23,14 +24,20 @@ def line(step, **more):
 def made(tmp_path):
     """Writes a run of three steps; `changes`: by step what differs, or None for a step that is missing."""
 
-    def write(changes=None, questions=("a", "b"), failure="none"):
+    def write(changes=None, questions=("a", "b"), failure="none", indices=(0, 1)):
         folder = Folder(tmp_path)
         steps = [line(n, **(changes or {}).get(n, {})) for n in (1, 2, 3) if (changes or {}).get(n, {}) is not None]
         folder.write_text("metrics.jsonl", "".join(json.dumps(step) + "\n" for step in steps))
         for n in (1, 2, 3):
             rows = [
-                {"question_id": f"{question}{n if len(questions) > 1 else ''}", "failure": failure, "reward": 1.0}
+                {
+                    "question_id": f"{question}{n if len(questions) > 1 else ''}",
+                    "sample_index": index,
+                    "failure": failure,
+                    "reward": 1.0,
+                }
                 for question in questions
+                for index in indices
             ]
             (tmp_path / "trajectories").mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"trajectories/step-{n:06d}.parquet")
@@ -40,7 +47,7 @@ def made(tmp_path):
 
 
 def test_a_run_that_is_whole_has_no_problems(made):
-    assert problems(made(), 1) == []
+    assert problems(made(), SETTINGS) == []
 
 
 @pytest.mark.parametrize(
@@ -49,36 +56,37 @@ def test_a_run_that_is_whole_has_no_problems(made):
         ({2: None}, "not 1 to 2"),
         ({2: {"version": 7.0}}, "another version"),
         ({3: {"groups_total/trained": 5.0}}, "step 3"),
+        ({3: {"groups_total/trained": 5.0, "groups_total/admitted": 5.0}}, "other than 2 groups"),
         ({1: {"staleness/max": 2.0}}, "staleness 2"),
     ],
 )
 def test_each_thing_that_is_not_as_it_must_be_is_said(made, changes, said):
-    (problem,) = problems(made(changes), 1)
+    (problem,) = problems(made(changes), SETTINGS)
     assert said in problem
 
 
 def test_an_episode_that_failed_and_was_trained_on_is_found(made):
-    assert all("was trained on" in problem for problem in problems(made(failure="infra"), 1))
-    assert len(problems(made(failure="infra"), 1)) == 3
+    assert all("was trained on" in problem for problem in problems(made(failure="infra"), SETTINGS))
+    assert len(problems(made(failure="infra"), SETTINGS)) == 3
+
+
+@pytest.mark.parametrize("indices", [(0, 0), (0, 1, 2)])
+def test_an_episode_that_stands_twice_or_has_no_place_in_its_group_is_found(made, indices):
+    assert all("twice, or more" in problem for problem in problems(made(indices=indices), SETTINGS))
+    assert len(problems(made(indices=indices), SETTINGS)) == 3
 
 
 def test_a_question_that_comes_back_within_an_epoch_is_found(made):
-    (problem,) = problems(made(questions=("a",)), 1)
+    (problem,) = problems(made(questions=("a",)), SETTINGS)
     assert "more often" in problem
 
 
 def test_kept_episodes_that_are_gone_are_missed(made, tmp_path):
     folder = made()
     (tmp_path / "trajectories/step-000002.parquet").unlink()
-    (problem,) = problems(folder, 1)
+    (problem,) = problems(folder, SETTINGS)
     assert "step-000002" in problem
 
 
 def test_a_run_without_a_step_is_no_run(tmp_path):
-    assert problems(Folder(tmp_path), 1) == ["no step was made"]
-
-
-@given(st.lists(st.floats(0, 100), max_size=30), st.floats(0, 100), st.floats(0, 100))
-def test_a_rate_counts_what_lies_in_its_windows_alone(times, start, end):
-    expected = sum(start <= time < end for time in times) / (end - start) if end > start else None
-    assert rate(times, [(start, end)]) == (pytest.approx(expected) if expected is not None else None)
+    assert problems(Folder(tmp_path), SETTINGS) == ["no step was made"]

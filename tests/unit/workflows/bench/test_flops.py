@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,37 @@ def test_a_picture_by_hand():
     windowed, whole = 2 * 2 * 6 * 8 * 4, 2 * 2 * 6 * 8 * 8
     merger = 2 * (2 * 24 * 24 + 2 * 24 * 8)
     assert vision_flops(SHAPE, 8) == embedding + 3 * 8 * a_patch + 2 * windowed + whole + merger
+
+
+def test_deepstack_has_a_merger_for_each_layer_it_takes_from_and_its_mlp_is_not_gated():
+    deep = replace(SHAPE, vision_products=2, mergers=3)
+    merger = 2 * (2 * 24 * 24 + 2 * 24 * 8)
+    up_or_down = 3 * 8 * 2 * 6 * 5
+    assert vision_flops(deep, 8) == vision_flops(SHAPE, 8) + 2 * merger - up_or_down
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_pictures_tower_agrees_with_torch_own_count(family):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 24}
+    taken = {"deepstack_visual_indexes": [0], "num_position_embeddings": 64} if family == "qwen3_vl" else {}
+    text = {
+        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "vocab_size": 200,
+        "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [2, 2, 2]},
+    }  # fmt: skip
+    kind: Any = CONFIG_MAPPING[family]
+    config = kind(text_config=text, vision_config=vision | taken)
+    tower = AutoModel.from_config(config, attn_implementation="eager").visual
+    shape = Shape.of(config)
+    grid = torch.tensor([[1, 8, 8]])
+    patches = torch.zeros(64, shape.patch)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tower(patches, grid_thw=grid)
+    assert vision_flops(shape, 64) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_a_batch_is_the_sum_of_its_parts():

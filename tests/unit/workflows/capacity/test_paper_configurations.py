@@ -64,6 +64,7 @@ def test_mmsearch_r1_holds_its_papers_values():
     assert (rule.format_weight, rule.search_penalty, rule.penalty_per.value) == (0.1, 0.1, "episode")
     assert s.agent.limits.max_total_tokens == 4096 + 8192
     assert s.engine.images_per_prompt == 1 + s.search.top_k
+    assert s.pictures.given == {"max_pixels": 2 * 672 * 672}
     assert not s.learner.freeze
     assert not s.grpo.filter_zero_variance
 
@@ -81,7 +82,11 @@ def test_the_rate_holds_for_45_batches_and_then_decays_as_the_script_does(name):
 
 def test_deepmmsearch_r1_holds_its_papers_values():
     s = load("deepmmsearch_r1_7b")
-    assert (s.sft.lr, s.sft.batch, s.sft.ranks, s.sft.schedule, s.sft.freeze_vision) == (1e-4, 8, 8, "cosine", True)
+    assert (s.sft.lr, s.sft.batch, s.sft.ranks, s.sft.schedule) == (1e-4, 8, 8, "cosine")
+    assert s.sft.freeze == ["vision", "projector"]
+    assert s.sft.lora is not None
+    assert (s.sft.lora.rank, s.sft.lora.targets) == (8, [])
+    assert s.sft.max_length == s.sft.micro_batch_tokens == 12288
     assert s.sft.steps * s.sft.batch == 3 * 10_000
     assert s.sft.warmup_steps == 0.1 * s.sft.steps
     assert s.learner.advantage == "mean"
@@ -99,5 +104,6 @@ def test_qwen3_differs_from_the_papers_runs_in_its_model_and_what_it_has_room_fo
         assert seven.learner == eight.learner
         assert seven.reward == eight.reward
         assert seven.agent == eight.agent
+        assert seven.pictures == eight.pictures
         assert "Qwen3-VL-8B" in str(eight.grpo.start_from or eight.sft.start_from)
         assert eight.grpo.episodes_per_sampler < seven.grpo.episodes_per_sampler

@@ -54,15 +54,20 @@ def test_tokens_of_a_step_are_episodes_times_their_length():
 
 
 def test_a_pass_is_at_least_as_long_as_the_longest_episode():
-    short = planned("learner.micro_batch_tokens=1024")
+    short = planned("learner.micro_batch_tokens=1024", "learner.objective.kl=none")
     assert short.learner.bytes_of("logits") == 12 * 152_064 * 12288
     half = planned("learner.objective.kl=none", trained_share=0.5)
     assert half.learner.bytes_of("logits") == 6 * 152_064 * 12288
 
 
 def test_pictures_are_bounded_by_the_processor_or_by_who_knows_better():
-    assert planned().learner.bytes_of("activations, pictures") > 4 * GIB  # six of 16,384 tokens: nothing but pictures
-    assert planned(picture_tokens=1152).learner.bytes_of("activations, pictures") < 3 * GIB
+    def of_pictures(*words: str, **assumed: int) -> int:
+        return planned("learner.objective.kl=none", *words, **assumed).learner.bytes_of("activations, pictures")
+
+    unbounded = of_pictures("pictures.max_pixels=null")
+    assert unbounded > 4 * GIB  # six of 16,384 tokens: nothing but pictures
+    assert of_pictures() == of_pictures("pictures.max_pixels=null", picture_tokens=1152) < 3 * GIB  # as configured
+    assert of_pictures("pictures.max_pixels=100000") < of_pictures()
 
 
 def test_a_reference_is_held_only_where_kl_needs_one():
@@ -93,11 +98,22 @@ def test_a_cache_that_is_too_small_for_all_is_warned_of():
     assert "holds 146 episodes of 6,144 tokens, and 200 are to be played at once" in warning
 
 
-def test_sft_reads_its_model_in_fp32_and_freezes_what_it_is_told():
+def test_sft_reads_its_model_in_its_own_precision_and_trains_its_adapters_alone():
     found = planned(config="deepmmsearch_r1_7b", stage="sft")
-    assert found.shape.trained.vision == found.shape.trained.projector == 0
-    assert found.host.total == 8 * 4 * 8_292_166_656
+    assert found.shape.trained.total == 0
+    assert found.shape.learned == found.shape.adapters == 20_185_088
+    assert found.training.backend.activation_checkpointing
+    assert found.host.total == 8 * 2 * 8_292_166_656
     assert (found.sampler, found.kv, found.tokens.sequences) == (None, None, 8)
+    whole = planned("sft.precision=fp32", config="deepmmsearch_r1_7b", stage="sft")
+    assert whole.host.total == 8 * 4 * 8_292_166_656
+
+
+def test_sft_without_adapters_freezes_what_it_is_told():
+    found = planned("sft.lora=null", "sft.freeze=[vision]", config="deepmmsearch_r1_7b", stage="sft")
+    assert found.shape.trained.vision == found.shape.adapters == 0
+    assert found.shape.trained.projector > 0
+    assert found.shape.trained.language > 0
 
 
 def test_without_gpus_everything_is_in_the_hosts_memory():

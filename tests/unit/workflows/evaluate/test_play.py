@@ -103,7 +103,7 @@ class Replaceable(ArmSampler):
 
 async def test_a_dead_sampler_is_replaced_once_and_given_the_weights_of_its_arm():
     sampler = Replaceable()
-    await sampler.load("weights")  # type: ignore[arg-type]
+    await sampler.set_weights("weights")  # type: ignore[arg-type]
     played = await play([sampler], concurrency=6)
     assert all(one.trajectory.failure is Failure.NONE for one in played)
     assert (sampler.lives, sampler.loaded) == (1, [(0, "weights"), (1, "weights")])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from actors.agent.trajectory import Ending, Failure, Label, Question, Summary
 from workflows.grpo.controller import Controller
 from workflows.grpo.evaluation_state import EvaluationState
-from workflows.grpo.ports import ControllerState, SamplerGone
+from workflows.grpo.ports import ControllerState, SamplerGone, SamplerLoad
 from workflows.grpo.prompts_cursor import CursorState
 from workflows.grpo.settings import GrpoSettings, OnlineEvaluationSettings
 from workflows.grpo.work_buffer import BufferState
@@ -222,8 +222,8 @@ class OneSampler:
     async def cancel(self, question_id):
         await asyncio.sleep(0.01)
 
-    async def in_tools(self):
-        return self.world.random.randint(0, 4)
+    async def load(self):
+        return SamplerLoad(in_tools=self.world.random.randint(0, 4), kv_used=self.world.random.random())
 
     async def healthy(self):
         return not self.dead
@@ -240,7 +240,7 @@ SMALL = GrpoSettings(
 EVALUATED = replace(SMALL, evaluation=OnlineEvaluationSettings(every=2, questions=10))
 
 
-def controller(world, settings, resume=False):
+def controller(world, settings, resume=False, **ports):
     samplers = [OneSampler(f"s{i}", world) for i in range(settings.samplers)]
     state, finished = None, ()
     if resume and world.saved:
@@ -256,7 +256,7 @@ def controller(world, settings, resume=False):
     world.evaluating = 0
     held_out = world.held_out if settings.evaluation.every else {}
     return Controller(
-        settings, world.questions, samplers, world, world, world, 0, state, finished, held_out, keeper=world
+        settings, world.questions, samplers, world, world, world, 0, state, finished, held_out, keeper=world, **ports
     )
 
 

@@ -190,3 +190,12 @@ def test_a_question_cannot_be_both():
     world.held_out["q1"] = world.questions["q1"]
     with pytest.raises(ValueError, match="'q1' for one"):
         controller(world, EVALUATED)
+
+
+def test_the_last_checkpoint_knows_what_the_last_evaluation_showed():
+    """Also when the run ends with a step after which there was a checkpoint, but whose evaluation ended later."""
+    for seed in range(8):
+        world = World(seed, Luck(), quality=[5])
+        _, c = run_all(world, replace(with_evaluation(patience=1), steps=30, checkpoint_every=1))
+        text, _, _ = world.saved[-1]
+        assert json.loads(text)["evaluation"] == c.evaluation.state.to_json()
