@@ -289,7 +289,7 @@ async def test_siblings_share_a_picture_and_a_picture_may_come_twice(engine, ren
 
 
 async def test_weights_that_break_off_while_loading_take_the_engine_out_of_service(engine, renderer, pictures):
-    """Last in this file: the engine is not usable afterwards."""
+    """Last of all that share the engine, in this file and in those before it: it is not usable afterwards."""
     segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
     turn = asyncio.create_task(sample(engine, segments, Sampling(max_tokens=1900)))
     await some_token(engine)
