@@ -26,7 +26,7 @@ from workflows.capacity.architecture import Architecture
 from workflows.capacity.memory import Item, Memory, amount, fullest
 
 ADAM = 8  # bytes: two running means in fp32
-REDUCE_BUCKET = 500_000_000  # numbers; DeepSpeed's reduce_bucket_size, and its allreduce's at stages 0 and 1
+REDUCE_BUCKET = 500_000_000  # numbers; the learner's, and DeepSpeed's own for its allreduce at stages 0 and 1
 MAX_LIVE = 1_000_000_000  # parameters that stage 3 keeps gathered; stage3_max_live_parameters
 
 
@@ -57,7 +57,6 @@ def rank_memory(
     reference: Reference,
     capacity: int | None,
     reserve: int,
-    on_gpu: bool,
 ) -> Memory:
     """Of a rank whose largest micro-batch is `work`; `reserve` bytes are left for what nobody counts."""
     width = width_of(backend)
@@ -69,7 +68,7 @@ def rank_memory(
         Item("optimizer", kept.masters + kept.adam, "AdamW" + (" with fp32 masters" if kept.masters else "")),
         Item("reserve", reserve, "kernels, contexts, fragments: not counted"),
     ]
-    on_their_way = Item("buckets", buckets(shape, backend, ranks, on_gpu), "gradients on their way to other ranks")
+    on_their_way = Item("buckets", buckets(shape, backend, ranks), "gradients on their way to other ranks")
     stays = backend.kind == "deepspeed" and backend.zero_stage == 3  # stage 3 never gives its bucket back
     always += [on_their_way] if stays else []
     resident = [Item("reference", second, "frozen copy for the KL term")] if not reference.offloaded else []
@@ -125,15 +124,14 @@ def states(shape: Architecture, backend: BackendSettings, ranks: int) -> States:
     )
 
 
-def buckets(shape: Architecture, backend: BackendSettings, ranks: int, on_gpu: bool = True) -> int:
+def buckets(shape: Architecture, backend: BackendSettings, ranks: int) -> int:
     """DeepSpeed's buffers for communication, and the gradient of a parameter that is larger than one."""
     if backend.kind == "plain":
         return 0
     width = width_of(backend)
     if backend.zero_stage < 2:
         return FP32 * min(REDUCE_BUCKET, shape.learned) if ranks > 1 else 0
-    bucket = REDUCE_BUCKET if on_gpu else min(REDUCE_BUCKET, shape.learned)  # a CPU backs what is written alone
-    return width * (bucket + shape.largest)
+    return width * (min(REDUCE_BUCKET, shape.learned) + shape.largest)
 
 
 def gathered(shape: Architecture, backend: BackendSettings) -> int:

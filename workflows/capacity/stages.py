@@ -231,7 +231,6 @@ def learner_memory(
         reference=training.reference,
         capacity=_capacity(hardware, training.gpus),
         reserve=hardware.reserve if training.gpus else 0,
-        on_gpu=training.gpus > 0,
     )
 
 

@@ -34,6 +34,7 @@ from actors.model.forward import token_logprobs
 from actors.model.load import cast_weights
 
 GATHER_BYTES = 256 << 20  # of parameters whole at once when ZeRO-3 weights are read
+REDUCE_BUCKET = 500_000_000  # numbers; DeepSpeed's own
 NOT_FINITE = "the gradient is not finite"
 
 
@@ -63,7 +64,8 @@ class DeepSpeedBackend:
         cast_weights(model, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
         decay = settings.optimizer.weight_decay
         groups = [(members, decay if decays else 0.0) for decays, members in decay_groups(model).items() if members]
-        config = engine_config(settings, ranks)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        config = engine_config(settings, ranks, trained)
         with redirect_stdout(io.StringIO()):  # its bf16 optimizer prints memory reports that none asked for
             self.engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=Scorer(model), optimizer=adamw(groups, settings), config=config
@@ -176,15 +178,17 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def engine_config(settings: BackendSettings, ranks: Ranks) -> dict[str, Any]:
-    """DeepSpeed's own configuration. Batch sizes are of no consequence: the boundary is set by hand."""
+def engine_config(settings: BackendSettings, ranks: Ranks, trained: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration, for so many trained numbers. Batch sizes are of no consequence: the boundary is
+    set by hand."""
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "train_batch_size": ranks.world,
         "gradient_clipping": settings.optimizer.grad_clip,
         "steps_per_print": 2**31,
-        "zero_optimization": {"stage": settings.zero_stage},
+        # a buffer of a bucket's size is set aside, and its address space is not given back with the engine
+        "zero_optimization": {"stage": settings.zero_stage, "reduce_bucket_size": min(REDUCE_BUCKET, trained)},
         "zero_allow_untested_optimizer": False,
     }
     if settings.precision == "bf16":

@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_run_grows_onto_nodes_that_join_and_goes_on_without_those_that_leave(tmp_path):
     """In a process of its own: this one may be connected to another cluster."""
     said = tmp_path / "said"

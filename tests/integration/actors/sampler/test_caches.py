@@ -58,6 +58,7 @@ async def test_kv_usage_rises_with_what_runs_and_falls_back(engine, renderer, pi
     assert engine.load().kv_used < busy.kv_used
 
 
+@pytest.mark.slow
 async def test_an_engine_with_too_little_cache_tells_that_it_throws_requests_out(model_folder, pictures):
     renderer = load_renderer(model_folder)
     settings = replace(engine_settings("float32"), kv_cache_bytes=1 << 22, max_model_len=1024)
@@ -69,6 +70,7 @@ async def test_an_engine_with_too_little_cache_tells_that_it_throws_requests_out
     assert load.preempted > 0
 
 
+@pytest.mark.slow
 async def test_an_engine_that_is_not_watched_tells_nothing(model_folder, pictures):
     renderer = load_renderer(model_folder)
     settings = replace(engine_settings("float32"), watch_load=False)

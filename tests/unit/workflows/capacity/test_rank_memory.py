@@ -30,9 +30,7 @@ def backend(kind="deepspeed", stage=2, precision="bf16", checkpointing=False) ->
 
 
 def memory(shape, reference=None, work=WORK, ranks=4, **of) -> Memory:
-    return rank_memory(
-        shape, backend(**of), ranks, work, reference=reference or Reference(), capacity=10**6, reserve=7, on_gpu=False
-    )
+    return rank_memory(shape, backend(**of), ranks, work, reference=reference or Reference(), capacity=10**6, reserve=7)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +65,10 @@ def test_adapters_alone_are_learned_and_all_is_held(shape):
     assert (found.weights, found.gradients, found.masters, found.adam) == (520, 40, 40, 80)
 
 
-def test_buckets_have_their_full_size_on_a_gpu_and_what_is_written_on_a_cpu(shape):
-    assert buckets(shape, backend(stage=2), 4) == 2 * (REDUCE_BUCKET + 40)
-    assert buckets(shape, backend(stage=2), 4, on_gpu=False) == 2 * (1000 + 40)
+def test_buckets_are_no_larger_than_what_is_learned(shape):
+    assert buckets(shape, backend(stage=2), 4) == 2 * (1000 + 40)
+    large = replace(shape, parts=replace(shape.parts, language=10**9), trained=replace(shape.trained, language=10**9))
+    assert buckets(large, backend(stage=2), 4) == 2 * (REDUCE_BUCKET + large.largest)
     assert buckets(shape, backend(stage=1), 4) == 4 * 1000
     assert buckets(shape, backend(stage=1), 1) == buckets(shape, backend(kind="plain"), 4) == 0
 
@@ -80,11 +79,13 @@ def test_the_sizes_of_deepspeeds_buckets_are_deepspeeds():
 
     zero_config = pytest.importorskip("deepspeed.runtime.zero.config")
     for stage in (1, 2, 3):
-        given = engine_config(backend(stage=stage), Ranks(0, 2))["zero_optimization"]
+        given = engine_config(backend(stage=stage), Ranks(0, 2), trained=10**9)["zero_optimization"]
         config = zero_config.DeepSpeedZeroConfig(**given)
         assert config.reduce_bucket_size == REDUCE_BUCKET
         assert config.max_live_parameters == MAX_LIVE
         assert config.contiguous_gradients  # else there is no bucket
+        few = engine_config(backend(stage=stage), Ranks(0, 2), trained=40)["zero_optimization"]
+        assert few["reduce_bucket_size"] == 40
 
 
 def test_stage_3_gathers_no_more_than_there_is(shape):
