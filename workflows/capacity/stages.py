@@ -7,7 +7,7 @@ has the whole hardware.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.learner.settings import BackendSettings, LoraSettings
@@ -23,6 +23,10 @@ from workflows.capacity.sampler_memory import KvCache, sampler_memory
 from workflows.run_folder import RunFolder
 
 VERSIONS = 3  # published weights that lie in the learner's node: two that are kept, and the one being written
+ONE_NODE = (
+    "the actors take more than one node, and learner.publish.transport=shared_memory ends at the learner's: "
+    "object_store reaches samplers on all"
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,10 @@ def _grpo(settings: Any, files: ModelFiles, hardware: Hardware, assumed: Assumpt
         publish_bytes=width_of(learner.backend) * shape.parts.total,
     )
     warnings = _kv_warnings(kv, grpo.episodes_per_sampler, engine.max_num_seqs)
-    return _stage("grpo", shape, files, training, hardware, assumed, actors, tokens, (sampler, kv), warnings)
+    found = _stage("grpo", shape, files, training, hardware, assumed, actors, tokens, (sampler, kv), warnings)
+    if len(found.nodes) > 1 and learner.publish.transport == "shared_memory":
+        return replace(found, warnings=(*found.warnings, ONE_NODE))
+    return found
 
 
 def sampling(

@@ -53,6 +53,16 @@ def test_tokens_of_a_step_are_episodes_times_their_length():
     assert planned("grpo.samplers=1000").tokens.in_flight == 2 * 512 * 8  # never more than there are slots for
 
 
+def test_weights_that_would_have_to_leave_the_node_by_shared_memory_are_warned_of():
+    several = planned("learner.publish.transport=shared_memory")
+    assert len(several.nodes) > 1
+    assert "ends at the learner's" in several.warnings[-1]
+    assert not any("shared_memory" in told for told in planned().warnings)
+    one = planned("learner.publish.transport=shared_memory", "grpo.ranks=4", "grpo.samplers=4")
+    assert len(one.nodes) == 1
+    assert not any("shared_memory" in told for told in one.warnings)
+
+
 def test_a_pass_is_at_least_as_long_as_the_longest_episode():
     short = planned("learner.micro_batch_tokens=1024", "learner.objective.kl=none")
     assert short.learner.bytes_of("logits") == 12 * 152_064 * 12288

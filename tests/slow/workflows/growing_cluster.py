@@ -8,7 +8,9 @@ import asyncio
 import itertools
 import json
 import os
+import sys
 import time
+from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported: the nodes of its test cluster start without tokens
 
@@ -144,6 +146,6 @@ if __name__ == "__main__":
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     try:
         with connect(RuntimeSettings(address=cluster.address)):
-            print(json.dumps(asyncio.run(main(cluster))))
+            Path(sys.argv[1]).write_text(json.dumps(asyncio.run(main(cluster))))
     finally:
         cluster.shutdown()
