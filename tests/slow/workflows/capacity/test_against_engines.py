@@ -83,7 +83,7 @@ def counted(shape: Architecture, case: str, world: int) -> int:
     if (kind, stage, precision) == ("deepspeed", "1", "fp32"):
         total -= FP32 * shape.learned  # whole gradients have just been reduced, and are gone
     if (kind, stage) == ("deepspeed", "3"):
-        total += width * REDUCE_BUCKET  # made once, for good; counted among the buckets
+        total += width * min(REDUCE_BUCKET, shape.learned)  # made once, for good; counted among the buckets
     return total
 
 
