@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pyarrow as pa
@@ -127,9 +128,14 @@ def test_sft_lowers_the_loss_and_leaves_out_what_is_broken(made, console, tmp_pa
 
 
 def kill_our_train_worker():
+    """Whether there was one. Other processes come and go meanwhile."""
+    killed = False
     for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in " ".join(process.cmdline()):
-            process.kill()
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+                killed = True
+    return killed
 
 
 NOTED = "checkpoint_manager_snapshot.json"  # Ray Train writes it when its controller has heard of a checkpoint
@@ -144,7 +150,7 @@ def test_sft_that_was_killed_goes_on_after_its_last_checkpoint(made, console):
 
     def kill_after_a_checkpoint():
         if wait_for(lambda: (folder.sft / sft.CHECKPOINTS).exists(NOTED)):
-            kill_our_train_worker()
+            wait_for(kill_our_train_worker, seconds=10.0)
 
     killer = threading.Thread(target=kill_after_a_checkpoint)
     killer.start()
