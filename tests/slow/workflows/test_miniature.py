@@ -37,10 +37,10 @@ def mean_reward(steps):
 
 def test_reward_rises(steps):
     assert len(steps) == load("miniature").grpo.steps
-    fifth = len(steps) // 5
-    first, last = mean_reward(steps[:fifth]), mean_reward(steps[-fifth:])
-    print(f"reward: {first:.3f} over the first fifth of the steps, {last:.3f} over the last")
-    assert last > first + 0.05
+    half = len(steps) // 2  # some 1,400 episodes each, so that chance alone makes a difference of 0.02
+    first, last = mean_reward(steps[:half]), mean_reward(steps[-half:])
+    print(f"reward: {first:.3f} over the first half of the steps, {last:.3f} over the second")
+    assert last > first + 0.04
 
 
 def test_every_group_is_accounted_for(miniature, steps):
