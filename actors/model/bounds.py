@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from actors.model.settings import PictureSettings
 from cluster.errors import UserError
+from cluster.once import made_once
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _EDGES = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # transformers' names for the same numbers
@@ -38,24 +37,15 @@ def bounded(folder: Path, wanted: PictureSettings, cache: Path) -> Path:
             changed[name] = text
     if not changed:
         return folder
-    target = cache / f"{folder.name}-{_name(folder, changed)}"
-    if not target.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
-        try:
-            for file in folder.iterdir():
-                if file.name not in changed:
-                    (part / file.name).symlink_to(file.resolve())
-            for name, text in changed.items():
-                (part / name).write_text(text)
-            try:
-                part.rename(target)
-            except OSError:  # another process was faster
-                if not target.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return target
+
+    def write(part: Path) -> None:
+        for file in folder.iterdir():
+            if file.name not in changed:
+                (part / file.name).symlink_to(file.resolve())
+        for name, text in changed.items():
+            (part / name).write_text(text)
+
+    return made_once(cache / f"{folder.name}-{_name(folder, changed)}", write)
 
 
 def _with(name: str, folder: Path, wanted: PictureSettings) -> str | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from actors.model.bounds import PROCESSOR_FILES, bounded
 from actors.model.settings import split_address
 from cluster.errors import UserError
+from cluster.once import made_once
 from cluster.storage import Folder
 
 if TYPE_CHECKING:
@@ -82,20 +83,11 @@ def local_model(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
 
 
 def _downloaded(source: Folder, root: Path) -> Path:
-    target = root / f"{source.name}-{_fingerprint(source)}"
-    if not target.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
-        try:
-            source.download(part)
-            check_model_folder(part)
-            try:
-                part.rename(target)
-            except OSError:  # another process was faster
-                if not target.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    def download(part: Path) -> None:
+        source.download(part)
+        check_model_folder(part)
+
+    target = made_once(root / f"{source.name}-{_fingerprint(source)}", download)
     check_model_folder(target)
     return target
 

@@ -34,7 +34,7 @@ from workflows.grpo.ports import ControllerState, GroupResult, SamplerLoad
 from workflows.grpo.prompts_cursor import PromptsCursor
 from workflows.grpo.recorder import STEP_TIME, training_steps
 from workflows.grpo.settings import GrpoSettings
-from workflows.grpo.work_buffer import WorkBuffer
+from workflows.grpo.work_buffer import GroupId, WorkBuffer
 from workflows.run_folder import RunFolder
 
 TARGET_GROUPS_PER_S, TARGET_SHARE = 20_000, 0.02
@@ -96,8 +96,8 @@ def simulated_buffer(load: ControllerLoad, max_staleness: int, seed: int, consol
     draw = random.Random(seed)
     buffer = WorkBuffer(max(1, load.samplers // (max_staleness + 1)), max_staleness)
     cursor = PromptsCursor((f"question-{i}" for i in range(QUESTIONS)), seed)
-    under_way: list[tuple[float, int]] = []
-    admitted_at: dict[int, int] = {}
+    under_way: list[tuple[float, GroupId]] = []
+    admitted_at: dict[GroupId, int] = {}
     now, version = 0.0, 0
     looks = [_rss_mib()]
     began = time.perf_counter()
@@ -111,13 +111,13 @@ def simulated_buffer(load: ControllerLoad, max_staleness: int, seed: int, consol
             now, group = heapq.heappop(under_way)
             luck = draw.random()
             if luck < FAILED_SHARE:
-                cursor.give_back(buffer.get(group).question_id, at_most=2)  # type: ignore[arg-type]
-                buffer.cancel(group, "infra")  # type: ignore[arg-type]
+                cursor.give_back(buffer.get(group).question_id, at_most=2)
+                buffer.cancel(group, "infra")
                 admitted_at.pop(group)
             else:
-                buffer.finish(group, admitted_at.pop(group))  # type: ignore[arg-type]
+                buffer.finish(group, admitted_at.pop(group))
                 if luck < FAILED_SHARE + FLAT_SHARE:
-                    buffer.filter(group, "zero_variance")  # type: ignore[arg-type]
+                    buffer.filter(group, "zero_variance")
             if batch := buffer.take(version):
                 version += 1
                 buffer.release(batch, version)

@@ -24,7 +24,7 @@ from actors.learner.backends.lockstep import BlankPicture, counts_of, passes
 from actors.learner.backends.plain import adamw, decay_groups
 from actors.learner.backends.protocol import StepStats, Tally
 from actors.learner.backends.ranks import Ranks, training_device
-from actors.learner.backends.trained_state import load_state, save_state, saved_steps, start_moments
+from actors.learner.backends.trained_state import load_state, neighbours, save_state, saved_steps, start_moments
 from actors.learner.backends.zero_pieces import masters_of, pieces_of, spread, torch_optimizer
 from actors.learner.objective import Objective
 from actors.learner.schedule import learning_rate
@@ -145,7 +145,7 @@ class DeepSpeedBackend:
         if self._settings.zero_stage < 3:
             yield from ((weight.name, weight.read()) for weight in weights)
             return
-        for bucket in _buckets(weights, GATHER_BYTES):
+        for bucket in neighbours(weights, _gathered_bytes, GATHER_BYTES):
             # modifier_rank None: we only read, so nothing is broadcast back
             gathered = [part for weight in bucket for part in weight.parts]
             with self._deepspeed.zero.GatheredParameters(gathered, modifier_rank=None):
@@ -202,16 +202,6 @@ def engine_config(settings: BackendSettings, ranks: Ranks, trained: int) -> dict
     return config
 
 
-def _buckets(weights: list[Weight], limit: int) -> Iterator[list[Weight]]:
-    """Neighbours whose parts, gathered, have at most this many bytes (or one weight that has more)."""
-    bucket: list[Weight] = []
-    size = 0
-    for weight in weights:
-        n_bytes = sum(int(getattr(part, "ds_numel", 0)) * part.element_size() for part in weight.parts)
-        if bucket and size + n_bytes > limit:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(weight)
-        size += n_bytes
-    if bucket:
-        yield bucket
+def _gathered_bytes(weight: Weight) -> int:
+    """Of the parameters that it is read from, when they are whole."""
+    return sum(int(getattr(part, "ds_numel", 0)) * part.element_size() for part in weight.parts)

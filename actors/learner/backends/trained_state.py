@@ -16,10 +16,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from cluster.errors import UserError
 from cluster.storage import Folder
+
+Item = TypeVar("Item")
 
 if TYPE_CHECKING:
     from actors.learner.backends.ranks import Ranks
@@ -67,7 +69,7 @@ def save_state(folder: Path, pieces: Sequence[Piece], steps: int, ranks: Ranks, 
     Raise OSError on every rank when any could not write.
     """
     here = Folder(folder)
-    parts = list(_parts(pieces, PART_BYTES))
+    parts = list(neighbours(pieces, _n_bytes, PART_BYTES))
 
     def write() -> None:
         here.write_bytes(_rng_file(ranks.rank), _encoded(_rng_state()))
@@ -166,19 +168,23 @@ def _gathered(part: Sequence[Piece], ranks: Ranks, partitioned: bool) -> Iterato
     return ((piece, kind, slot.view(piece.shape).cpu()) for (piece, kind), slot in zip(kinds, slots, strict=True))
 
 
-def _parts(pieces: Sequence[Piece], limit: int) -> Iterator[list[Piece]]:
-    """Neighbours, of at most `limit` bytes together or one alone. The same cut on every rank."""
-    part: list[Piece] = []
+def neighbours(items: Iterable[Item], n_bytes: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """In order, of at most `limit` bytes together or one alone. The same cut on every rank."""
+    part: list[Item] = []
     size = 0
-    for piece in pieces:
-        n_bytes = 4 * piece.size * len(piece.values)
-        if part and size + n_bytes > limit:
+    for item in items:
+        more = n_bytes(item)
+        if part and size + more > limit:
             yield part
             part, size = [], 0
-        part.append(piece)
-        size += n_bytes
+        part.append(item)
+        size += more
     if part:
         yield part
+
+
+def _n_bytes(piece: Piece) -> int:
+    return 4 * piece.size * len(piece.values)
 
 
 def _attempt(work: Callable[[], None]) -> Exception | None:

@@ -132,7 +132,10 @@ def test_tools_that_do_not_answer_hold_nothing_up():
         async def load(self):
             await asyncio.Event().wait()
 
-    run_with(World(1, Luck()), SMALL, tools=Silent())
+    world = World(1, Luck())
+    run_with(world, SMALL, tools=Silent())
+    assert [m["step"] for m in world.metrics] == list(range(1, SMALL.steps + 1))
+    assert seconds(world.metrics, "admission/held_for_quota_s") == 0
 
 
 def test_full_kv_caches_lower_what_a_sampler_plays_and_hold_back_further_groups(monkeypatch):
