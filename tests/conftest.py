@@ -24,7 +24,8 @@ os.environ.pop("RAY_ADDRESS", None)  # a test never joins a cluster that it did 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks by folder, and skips what needs a GPU where there is none."""
+    """Marks by folder, and skips what needs a GPU where there is none. Whole workflows, whose files take longest, come
+    before the other integration tests: of two processes that share the files, none is left alone with them at the end."""
     from cluster import machine
 
     no_gpu = pytest.mark.skip(reason="needs a CUDA device, and this machine has none")
@@ -36,3 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") is not None and not machine.gpus():
             item.add_marker(no_gpu)
+    items.sort(key=_rank)  # stable: the order within is pytest's
+
+
+def _rank(item: pytest.Item) -> int:
+    kind, *folders = item.path.relative_to(Path(__file__).parent).parts
+    order = ["unit", "integration/workflows", "integration", "slow"]
+    return order.index(f"{kind}/workflows" if kind == "integration" and "workflows" in folders else kind)

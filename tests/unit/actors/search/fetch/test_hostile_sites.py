@@ -307,6 +307,7 @@ async def test_a_compressed_body_that_breaks_off(web, encoding):
         ("deflate", zlib.compress(b"hello", wbits=-15)),
         ("identity", b"hello"),
     ],
+    ids=["gzip", "two members", "padded", "zlib", "bare deflate", "identity"],
 )
 async def test_an_honest_encoding_is_read(web, encoding, body):
     web.site.pages["/"] = answer(body, HTML, f"Content-Encoding: {encoding}")
