@@ -17,7 +17,7 @@ test: setup  ## unit and integration tests (at most 10 minutes)
 	@$(BIN)/python -m pytest -q --durations 15 -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: setup  ## chaos, storage and end to end (at most 35 minutes)
-	@$(BIN)/python -m pytest -q --durations 30 --timeout 1500 -m slow $(AGAIN) tests
+	@$(BIN)/python -m pytest -q --durations 30 --timeout 1500 -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(AGAIN) tests
 
 lint: setup  ## style, formatting and who may import whom
 	@$(BIN)/ruff check .

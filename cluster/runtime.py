@@ -114,9 +114,11 @@ class Cluster(AbstractContextManager["Cluster"]):
             async with asyncio.timeout(timeout_s):
                 yield
         except TimeoutError as error:
-            free, all_of_it = (f"{which.get('CPU', 0):g}" for which in (self.free, self.resources))
+            free, there = self.free, self.resources
+            names = ["CPU", "GPU"] if "GPU" in there else ["CPU"]
+            left = (f"{free.get(name, 0):g} of the cluster's {there.get(name, 0):g} {name}" for name in names)
             raise UserError(
-                f"{what} did not start within {timeout_s:g} s: {free} of the cluster's {all_of_it} CPU are free;"
+                f"{what} did not start within {timeout_s:g} s: {' and '.join(left)} are free;"
                 " end what holds the others, or give this run more time (ready_timeout_s)."
             ) from error
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mimetypes
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -111,9 +110,9 @@ class Folder:
 
     # --- single files ---------------------------------------------------------------------------------------
 
-    def read_bytes(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
-        return self._drive.read(self._full(name))
+    def read_bytes(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """All of it, or its bytes from `start` to before `end`. Raises FileNotFoundError."""
+        return self._drive.read(self._full(name), start, end)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Creates or replaces the file; a reader sees the old content or the new, never a part."""
@@ -140,16 +139,10 @@ class Folder:
 
         Raises UserError on a disk: what lies there has no address on the web.
         """
-        if self.is_local:
+        drive = self._drive
+        if not isinstance(drive, S3Drive):
             raise UserError(f"{self.address} has no addresses on the web: give a store such as s3://bucket/prefix.")
-        files, path = self._drive.filesystem(), self._full(name)
-        store: Any = files.handler.fs  # type: ignore[attr-defined]
-        # Signature version 4: botocore's own choice is version 2 in the older regions, which newer buckets refuse.
-        options = {**store.storage_options}
-        options["config_kwargs"] = {**options.get("config_kwargs", {}), "signature_version": "s3v4"}
-        kind, _ = mimetypes.guess_type(name)  # files are stored without one, and some readers want to know
-        told = {"ResponseContentType": kind} if kind else {}
-        return type(store)(**options).sign(path, expiration=seconds, **told)
+        return drive.signed_url(self._full(name), seconds)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file, or a folder with something in it; without a name: this folder."""

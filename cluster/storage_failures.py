@@ -26,11 +26,16 @@ def reason_of(error: OSError) -> str:
     return " ".join(str(told).split()).rstrip(".") or type(inner).__name__
 
 
+def for_a_person(error: BaseException) -> bool:
+    """Whether every other try is in vain until a person has mended something; from another process Ray wraps it."""
+    inner = getattr(error, "cause", None) or error
+    return getattr(inner, "errno", None) in FOR_A_PERSON or (isinstance(inner, UserError) and not _passing(inner))
+
+
 def storage_failed(what: str, error: OSError) -> UserError | RunBroken:
     """The sentence that ends a run: `what` could not be done, and why. Never an OSError itself."""
-    inner = getattr(error, "cause", None) or error
     told = f"{what}: {reason_of(error)}"
-    if getattr(inner, "errno", None) in FOR_A_PERSON or (isinstance(inner, UserError) and not _passing(inner)):
+    if for_a_person(error):
         return UserError(f"{told}. Mend that; the same command goes on from the newest checkpoint.")
     return RunBroken(f"{told}; the same command goes on from the newest checkpoint")
 

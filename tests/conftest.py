@@ -24,8 +24,11 @@ os.environ.pop("RAY_ADDRESS", None)  # a test never joins a cluster that it did 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks by folder, and skips what needs a GPU where there is none. Whole workflows, whose files take longest, come
-    before the other integration tests: of two processes that share the files, none is left alone with them at the end."""
+    """Marks by folder, and skips what needs a GPU where there is none.
+
+    Whole workflows, whose files take longest, come before the other integration tests: of two processes that share the
+    files, none is left alone with them at the end.
+    """
     from cluster import machine
 
     no_gpu = pytest.mark.skip(reason="needs a CUDA device, and this machine has none")

@@ -191,7 +191,8 @@ def bench_publish(
     config: Config = None,
 ) -> None:
     """New weights out of the learner, into another process, and into an engine that goes on sampling."""
-    from workflows.bench.publish import PARTS, TRANSPORTS, PublishLoad
+    from workflows.bench.publish import PARTS, PublishLoad, transports_named
 
-    load = PublishLoad(mib, versions, tuple(ways or TRANSPORTS), storage, requests, publishes, tuple(parts or PARTS))
+    transports = transports_named(ways or ())
+    load = PublishLoad(mib, versions, transports, storage, requests, publishes, tuple(parts or PARTS))
     stage("workflows.bench.publish:run", config, overrides, load=load, as_json=as_json)

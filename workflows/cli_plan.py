@@ -32,9 +32,15 @@ def plan(
         float | None, typer.Option(metavar="GIB", min=1, help="Of one GPU (default: the one here, else 80).")
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(metavar="N", min=1, help="GPUs of one machine.")] = 8,
+    cpus_per_node: Annotated[
+        float | None, typer.Option(metavar="N", min=1, help="CPUs of one machine (default: not judged).")
+    ] = None,
     nodes: Annotated[int | None, typer.Option(metavar="N", min=1, help="Machines there are (default: enough).")] = None,
     host_gib: Annotated[
         float | None, typer.Option(metavar="GIB", min=1, help="Of one machine (default: not judged, where GPUs are).")
+    ] = None,
+    shm_gib: Annotated[
+        float | None, typer.Option(metavar="GIB", min=0, help="/dev/shm of one machine (default: half of its memory).")
     ] = None,
     reserve_gib: Annotated[
         float, typer.Option(metavar="GIB", min=0, help="Of each GPU, left for what is not counted.")
@@ -61,8 +67,10 @@ def plan(
         model=model,
         gpu_gib=gpu_gib,
         gpus_per_node=gpus_per_node,
+        cpus_per_node=cpus_per_node,
         nodes=nodes,
         host_gib=host_gib,
+        shm_gib=shm_gib,
         reserve_gib=reserve_gib,
         assumed=Assumptions(mean_tokens, picture_tokens, trained_share),
         as_json=as_json,

@@ -49,6 +49,12 @@ def _beside_run_folder(name: str, *, _root_: Any) -> str:
     return f"{run.folder.address.rstrip('/').rpartition('/')[0]}/{name}"
 
 
+def _here(path: str) -> str:
+    """`${here:models/some}`: the absolute address of a path in the working directory, for processes elsewhere."""
+    return Folder(path).address
+
+
+OmegaConf.register_resolver("here", _here, replace=True)
 OmegaConf.register_resolver("in_run_folder", _in_run_folder, replace=True)
 OmegaConf.register_resolver("beside_run_folder", _beside_run_folder, replace=True)
 

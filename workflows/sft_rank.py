@@ -20,15 +20,27 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.errors import UserError
+from cluster.errors import RunBroken, UserError
 from cluster.storage import Folder
 from workflows.dataset.conversations import COLUMNS, Conversation, conversation_of, rows_of, shards_of
 from workflows.dataset.pipeline import in_order_and_quietly
 from workflows.run_folder import RunFolder
 from workflows.sft_batches import batch_of, part_of
+from workflows.sft_failures import NoTryInVain, ended_by
 from workflows.sft_settings import SftSettings
 
 if TYPE_CHECKING:
@@ -37,6 +49,7 @@ if TYPE_CHECKING:
 
 STEP_FILE = "step.txt"
 DATASET = "conversations"
+ANSWER_S = 120.0  # for one call of the board, which takes microseconds; the first one waits for its process
 
 
 @dataclass(frozen=True)
@@ -92,14 +105,14 @@ def train(config: dict[str, Any]) -> None:
     settings = task.settings
     for step in range(done + 1, settings.steps + 1):
         numbers, rates = rank.step(step)
-        stop = rank.agreed(rank.first and ray.get(board.put.remote(step, numbers, rates)))
+        stop = rank.agreed(rank.first and answered(board.put.remote(step, numbers, rates)))
         if stop or step == settings.steps or step % settings.checkpoint_every == 0:
             rank.checkpoint(step, numbers)
         if stop and step < settings.steps:
             return
     rank.export()
     if rank.first:
-        ray.get(board.finish.remote(settings.steps))
+        answered(board.finish.remote(settings.steps))
 
 
 class Rank:
@@ -149,7 +162,8 @@ class Rank:
             return int((Path(folder) / STEP_FILE).read_text())
 
     def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """One optimizer step of all ranks; numbers and rates are of this rank's part, but for the loss."""
+        """One optimizer step of all ranks. Numbers are the whole batch's, but for `micro_batches` and `seconds`, which
+        are this rank's; so are the rates, by kind: the shares of its conversations that greedy decoding would say."""
         started = time.perf_counter()
         chosen = batch_of(step, self.settings.batch, len(self.conversations), self.task.seed)
         batch = [self.conversations[i] for i in chosen]
@@ -234,19 +248,37 @@ class Board:
         return self._done
 
 
+def open_board() -> Any:
+    """On the node of the driver, whose end is the training's end: no other node's end is to be."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def answered(call: Any) -> Any:
+    """What the board answers. Raise `RunBroken` when it does not, or is gone."""
+    try:
+        return ray.get(call, timeout=ANSWER_S)
+    except (GetTimeoutError, RayActorError) as error:
+        why = f"gave no answer in {ANSWER_S:.0f} s" if isinstance(error, GetTimeoutError) else "is gone"
+        raise RunBroken(
+            f"the process that SFT's ranks report to, on the machine of this command, {why};"
+            " the same command goes on from the newest checkpoint"
+        ) from error
+
+
 class Fit:
     """A training on Ray Train, to be run in a thread of the driver, and the driver's view of its board."""
 
     def __init__(self, task: Task, data: ray.data.Dataset, folder: Folder, name: str) -> None:
         # Ray Train would log what ranks print, also what a backend has redirected: DeepSpeed's memory reports
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-        self._actor: Any = ray.remote(Board).options(num_cpus=0).remote()
+        self._board: Any = open_board()
         settings = task.settings
         files, path = folder.pyarrow_filesystem()
         resources = {"CPU": settings.rank_cpus} | ({"GPU": settings.rank_gpus} if settings.rank_gpus else {})
         self._trainer = TorchTrainer(
             train,
-            train_loop_config={"task": task, "board": self._actor},
+            train_loop_config={"task": task, "board": self._board},
             torch_config=TorchConfig(backend="nccl" if settings.rank_gpus else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=settings.ranks, use_gpu=settings.rank_gpus > 0, resources_per_worker=resources
@@ -258,20 +290,26 @@ class Fit:
                 logging_config=LoggingConfig(log_level="WARNING"),
                 failure_config=FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+                callbacks=[NoTryInVain()],
             ),
             datasets={DATASET: data},
             dataset_config=DataConfig(datasets_to_split=[]),
         )
 
     def run(self) -> None:
-        """Blocks until the training has ended. Raises what it ended with."""
-        self._trainer.fit()
+        """Blocks until the training has ended. Raise what a rank or the controller ended it with (`ended_by`)."""
+        try:
+            self._trainer.fit()
+        except TrainingFailedError as error:
+            if (told := ended_by(error)) is not None:
+                raise told from error
+            raise
 
     def news(self) -> list[tuple[int, dict[str, float], dict[str, float]]]:
-        return ray.get(self._actor.take.remote())
+        return answered(self._board.take.remote())
 
     def stop(self) -> None:
-        ray.get(self._actor.stop.remote())
+        answered(self._board.stop.remote())
 
     def done(self) -> int:
-        return ray.get(self._actor.done.remote())
+        return answered(self._board.done.remote())

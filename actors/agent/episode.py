@@ -53,6 +53,11 @@ class Limits:
     episode_timeout_s: float = 600.0
     grace_s: float = 30.0  # beyond that, for an engine or a tool that overran its own deadline; then it is given up
 
+    @property
+    def longest_s(self) -> float:
+        """By then an episode has ended, whatever hangs."""
+        return self.episode_timeout_s + self.grace_s
+
 
 def _silent(event: str, detail: dict[str, Any]) -> None:
     """Nobody watches."""
@@ -77,7 +82,7 @@ async def run_episode(
     `max_images`: what the engine takes in one sequence, the question's included; what tools bring beyond is not shown.
     """
     episode = _Episode(question, sample_index, preset, renderer, limits, clock, observer, max_images)
-    backstop = asyncio.timeout(limits.episode_timeout_s + limits.grace_s)
+    backstop = asyncio.timeout(limits.longest_s)
     try:
         async with backstop:
             await episode.play(generator, toolbox, sampling)

@@ -91,6 +91,10 @@ class ImageStore(Protocol):
 
     def get(self, ref: ImageRef) -> bytes: ...
 
+    def has(self, ref: ImageRef) -> bool:
+        """Whether `get` would find it, without its bytes."""
+        ...
+
 
 class Observer(Protocol):
     """Sees what happens in an episode as it happens; cannot change it."""

@@ -1,7 +1,10 @@
 """The learner's ranks as Ray actors, and one handle on all of them.
 
 Every method of `PolicyLearner` blocks its actor's only thread; `LearnerRanks` awaits all ranks together and returns
-rank 0's answer. Trajectories may come as object references, so that they never pass through the controller.
+rank 0's answer. Trajectories may come as object references, which each rank fetches itself.
+
+The ranks are a gang: one placement group reserves the places of all of them, on as few nodes as can be, or of none. Two
+runs that want the same cluster never hold half of it each. The reservation ends with `close`, or with the driver.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.agent.seams import ImageStore
 from actors.learner.backends.protocol import StepStats
@@ -84,8 +89,9 @@ class PolicyLearner:
 class LearnerRanks:
     """All ranks of one learner. Each method is one call on every rank, in the same order everywhere."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = list(actors)
+    def __init__(self, actors: Sequence[Any], gang: PlacementGroup) -> None:
+        self.actors, self._gang = list(actors), gang
+        self._placed = False
 
     @classmethod
     def start(
@@ -96,17 +102,32 @@ class LearnerRanks:
         weights_root: str,
         *,
         world: int = 1,
-        options: dict[str, Any] | None = None,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
     ) -> LearnerRanks:
-        """Create `world` actors with these Ray options (resources, placement); `images` must be picklable."""
-        remote = ray.remote(PolicyLearner).options(**{"num_cpus": 1, "max_restarts": 0} | (options or {}))
-        return cls([remote.remote(model, settings, images, weights_root, r, world) for r in range(world)])
+        """Create `world` actors with so many CPUs and GPUs each; `images` must be picklable."""
+        each = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+        gang = placement_group([each] * world, strategy="PACK")
+        actors = [
+            ray.remote(PolicyLearner)
+            .options(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(gang, placement_group_bundle_index=rank),
+            )
+            .remote(model, settings, images, weights_root, rank, world)
+            for rank in range(world)
+        ]
+        return cls(actors, gang)
 
     async def ready(self) -> None:
-        """Raise what the construction of any rank raised."""
+        """Wait for the places of all ranks, however long; raise what the construction of any rank raised."""
+        await self._gang.ready()
+        self._placed = True
         address, port = "", 0
-        if len(self._actors) > 1:
-            address, port = await self._actors[0].endpoint.remote()
+        if len(self.actors) > 1:
+            address, port = await self.actors[0].endpoint.remote()
         await self._all("ready", address, port)
 
     async def train(self, groups: Sequence[Sequence[Payload]], version: int) -> StepStats:
@@ -135,13 +156,17 @@ class LearnerRanks:
         await self._all("keep", version, address)
 
     async def close(self) -> None:
-        """Let every rank clean up, then end its process."""
-        await self._all("close")
-        for actor in self._actors:
-            ray.kill(actor)
+        """Let every rank clean up, then end its process and give back its place; also when that fails."""
+        try:
+            if self._placed:
+                await self._all("close")
+        finally:
+            for actor in self.actors:
+                ray.kill(actor)
+            remove_placement_group(self._gang)
 
     async def _all(self, method: str, *arguments: Any) -> Any:
         """Rank 0's answer, after all ranks have answered; the first failure of any is raised at once."""
-        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
         answers = await asyncio.gather(*calls)
         return answers[0]

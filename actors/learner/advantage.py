@@ -1,8 +1,9 @@
 """Advantages of the episodes of one question, relative to their group. Pure numpy.
 
 An episode that the infrastructure broke, or that was never scored, is *unusable*: it neither gets an
-advantage nor enters its siblings' baseline. A group with a data failure, with fewer than two usable
-episodes, or whose usable rewards are all equal teaches nothing and is filtered, with its reason.
+advantage nor enters its siblings' baseline. A group with a data failure or with fewer than two usable
+episodes teaches nothing and is filtered, with its reason; so is a flat one, whose usable rewards are all
+equal, unless it is to be kept with advantages of 0.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ def usable(trajectory: Trajectory) -> bool:
     )
 
 
-def trajectory_advantages(trajectories: Sequence[Trajectory], kind: str) -> GroupAdvantages:
+def trajectory_advantages(trajectories: Sequence[Trajectory], kind: str, *, keep_flat: bool = False) -> GroupAdvantages:
     """Advantages of a group's episodes from their total rewards."""
     used = np.array([usable(t) for t in trajectories], dtype=bool)
     if any(t.failure is Failure.DATA for t in trajectories):
         return _none(used, Filtered.DATA)
     rewards = np.array([t.reward.total if t.reward else 0.0 for t in trajectories], dtype=np.float64)
-    return group_advantages(rewards, used, kind)
+    return group_advantages(rewards, used, kind, keep_flat=keep_flat)
 
 
-def group_advantages(rewards: np.ndarray, used: BoolArray, kind: str) -> GroupAdvantages:
-    """rewards float64[n], used bool[n].
+def group_advantages(rewards: np.ndarray, used: BoolArray, kind: str, *, keep_flat: bool = False) -> GroupAdvantages:
+    """rewards float64[n], used bool[n]; `keep_flat`: equal rewards are advantages of 0 and no reason to filter.
 
     mean_std       (r - mean) / (std + 1e-6), sample standard deviation (GRPO as veRL computes it)
     mean           r - mean (Dr. GRPO)
@@ -67,7 +68,8 @@ def group_advantages(rewards: np.ndarray, used: BoolArray, kind: str) -> GroupAd
     if len(kept) < 2:
         return _none(used, Filtered.TOO_FEW)
     if kept.max() - kept.min() <= EPSILON:
-        return _none(used, Filtered.ZERO_VARIANCE)
+        flat = np.zeros(len(rewards), dtype=np.float32)
+        return GroupAdvantages(flat, used, Filtered.NO) if keep_flat else _none(used, Filtered.ZERO_VARIANCE)
     centred = kept - kept.mean()
     if kind == "mean_std":
         centred = centred / (kept.std(ddof=1) + EPSILON)

@@ -69,15 +69,16 @@ def train_sequences(
     max_length: int,
     version: int,
     mask: Sequence[str] = (),
+    flat_groups: bool = False,
 ) -> tuple[list[TrainSequence], BatchReport]:
     """Sequences of all groups that teach something. `version` is that of the learner's weights; `mask` names what is
-    left out of the loss (`LearnerSettings.mask`)."""
+    left out of the loss, and `flat_groups` are kept or not (as `LearnerSettings` have them)."""
     sequences: list[TrainSequence] = []
     count: Counter[str] = Counter()
     filtered = {reason.value: 0 for reason in Filtered if reason is not Filtered.NO}
     for group in groups:
         count["groups"] += 1
-        advantages = trajectory_advantages(group, advantage)
+        advantages = trajectory_advantages(group, advantage, keep_flat=flat_groups)
         if advantages.filtered is not Filtered.NO:
             filtered[advantages.filtered.value] += 1
             continue

@@ -19,14 +19,14 @@ from actors.agent.seams import ImageStore
 from actors.agent.trajectory import Trajectory
 from actors.learner.adapters import add_adapters, base_weights
 from actors.learner.backends import build_backend
-from actors.learner.backends.protocol import StepStats
+from actors.learner.backends.protocol import StepStats, together
 from actors.learner.backends.ranks import Ranks, join
 from actors.learner.batch import TrainSequence, share, split_steps, to_micro_batches, train_sequences
 from actors.learner.objective import PolicyObjective
 from actors.learner.parts import freeze_parts
 from actors.learner.reference import Reference
 from actors.learner.settings import LearnerSettings
-from actors.model.load import copy_without_weights, load_policy, local_model
+from actors.model.load import copy_without_weights, exporting, load_policy, local_model, upload_model
 from actors.model.pixels import Pixels
 from actors.weights.build import build_transport
 from actors.weights.manifest import INDEX_FILE, WeightTicket, weight_files
@@ -65,13 +65,14 @@ class Learner:
         self.ranks = join(ranks or Ranks(), address=address, port=port, timeout_s=settings.backend.timeout_s)
         self._settings = settings
         self._source = local_model(model)
-        policy = load_policy(self._source, "float32" if settings.backend.precision == "fp32" else "bfloat16")
+        dtype = "float32" if settings.backend.precision == "fp32" else "bfloat16"
+        policy = load_policy(self._source, dtype)
         freeze_parts(policy, settings.freeze)
         if settings.lora is not None:
             add_adapters(policy, settings.lora)
         self._image_token = int(policy.config.image_token_id)
         self._pad = _pad_id(policy.config)
-        self._pixels = Pixels.load(self._source, images)
+        self._pixels = Pixels.load(self._source, images, dtype=dtype)
         self._backend = build_backend(policy, settings.backend, self.ranks)
         self._objective = PolicyObjective(settings.objective)
         self._reference = self._second_copy()
@@ -110,8 +111,8 @@ class Learner:
     def train(self, groups: Sequence[Sequence[Trajectory]], version: int) -> StepStats:
         """Learn from one batch of groups; `version` is that of the weights trained from.
 
-        `steps_per_batch` optimizer steps; the statistics are the last one's. When nothing can be learned no step
-        is made and `skipped` says so.
+        `steps_per_batch` optimizer steps; the statistics are of all of them together (`protocol.together`). When
+        nothing can be learned no step is made and `skipped` says so.
         """
         sequences, report = train_sequences(
             groups,
@@ -120,28 +121,39 @@ class Learner:
             max_length=self._settings.max_length,
             version=version,
             mask=self._settings.mask,
+            flat_groups=self._settings.flat_groups,
         )
         parts = split_steps(sequences, self._settings.steps_per_batch)
         if not parts:
             empty = StepStats(self._backend.steps, 0.0, 0.0, 0.0, 0, 0, 0, 0.0, skipped=NOTHING)
             return replace(empty, metrics=report.metrics())
-        steps = [self._micro_batches(part) for part in parts]
-        if len(steps) > 1 and self._settings.objective.proximal == "learner":
-            for step in steps:
-                self._attach(step, "proximal", self._backend.logprobs(step, self._objective.temperature))
-        stats = [self._backend.train_batch(step, self._objective) for step in steps]
-        seconds = sum(s.seconds for s in stats)
-        return replace(stats[-1], seconds=seconds, metrics=stats[-1].metrics | report.metrics())
+        done = together([self._step(part, old) for part, old in zip(parts, self._proximal(parts), strict=True)])
+        return replace(done, metrics=done.metrics | report.metrics())
 
-    def _micro_batches(self, sequences: Sequence[TrainSequence]) -> list[TokenBatch]:
-        mine = share(sequences, self.ranks.rank, self.ranks.world)
-        batches = to_micro_batches(mine, self._pixels, self._pad, self._settings.micro_batch_tokens)
-        temperature = self._objective.temperature
+    def _proximal(self, parts: Sequence[Sequence[TrainSequence]]) -> list[list[torch.Tensor] | None]:
+        """For each step of a batch: log-probs under the weights that the batch begins with, where they will be others.
+
+        Each step's micro-batches are made for that and let go, and made again when it is its turn: with their pictures
+        those of one step are large, those of all may be more than the host has.
+        """
+        if len(parts) == 1 or self._settings.objective.proximal != "learner":
+            return [None] * len(parts)
+        return [self._backend.logprobs(self._micro_batches(part), self._objective.temperature) for part in parts]
+
+    def _step(self, part: Sequence[TrainSequence], proximal: list[torch.Tensor] | None) -> StepStats:
+        batches, temperature = self._micro_batches(part), self._objective.temperature
+        if proximal is not None:
+            self._attach(batches, "proximal", proximal)
         if self._reference is not None:
             self._attach(batches, "reference", self._reference.logprobs(batches, temperature))
         elif self._settings.objective.kl != "none":
             self._attach(batches, "reference", self._backend.logprobs(batches, temperature, adapters=False))
-        return batches
+        return self._backend.train_batch(batches, self._objective)
+
+    def _micro_batches(self, part: Sequence[TrainSequence]) -> list[TokenBatch]:
+        """This rank's, the same each time."""
+        mine = share(part, self.ranks.rank, self.ranks.world)
+        return to_micro_batches(mine, self._pixels, self._pad, self._settings.micro_batch_tokens)
 
     @staticmethod
     def _attach(batches: Sequence[TokenBatch], name: str, values: Sequence[torch.Tensor]) -> None:
@@ -183,23 +195,12 @@ class Learner:
         for key in sorted(mine.keys() | saved.keys()):
             if saved.get(key) != mine.get(key):
                 raise UserError(f"The checkpoint {address} has {key} {saved.get(key)}, this run has {mine.get(key)}.")
-        with ExitStack() as scratch:
-            local = _working_copy(folder, scratch)
-            if not folder.is_local:
-                folder.download(local)
-            self._backend.load(local)
+        self._backend.load(address)
 
     def export(self, address: str) -> None:
         """A complete model folder in Hugging Face format; its config, which makes it one, is written last."""
-        folder = Folder(address)
-        with tempfile.TemporaryDirectory(prefix="mmsearch-export-") as scratch:
-            written = Path(scratch)
-            if self.ranks.rank == 0:
-                copy_without_weights(self._source, written)
+        with exporting(self._source, Folder(address), copies=self.ranks.rank == 0) as written:
             self._backend.export(written)
-            if self.ranks.rank == 0:
-                for file in sorted(written.iterdir(), key=lambda file: file.name == "config.json"):
-                    folder.upload(file, file.name)
 
     def keep(self, version: int, address: str) -> None:
         """Copy the version that was published last into a model folder as `export` writes it.
@@ -213,9 +214,9 @@ class Learner:
             published = held.enter_context(self._transport.opened(version))
             rest = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="mmsearch-keep-")))
             copy_without_weights(self._source, rest)
-            weights = [*weight_files(published), *published.glob(INDEX_FILE)]
-            for file in (*weights, *sorted(rest.iterdir(), key=lambda file: file.name == "config.json")):
+            for file in (*weight_files(published), *published.glob(INDEX_FILE)):
                 folder.upload(file, file.name)
+            upload_model(rest, folder)
 
     def close(self) -> None:
         """Delete the published versions."""

@@ -55,7 +55,7 @@ class LossTerms:
 
     loss: Tensor  # scalar; already divided by the global count
     sums: dict[str, Tensor]  # detached scalars
-    maxima: dict[str, Tensor]
+    maxima: dict[str, Tensor]  # their names end in _max
 
 
 class Objective(Protocol):

@@ -149,6 +149,9 @@ class LearnerSettings:
 
     advantage: Literal["mean_std", "mean", "leave_one_out"] = "mean_std"
     # reward minus group mean, over its standard deviation | mean alone (Dr. GRPO, DeepMMSearch-R1) | RLOO
+    flat_groups: bool = False
+    # learn from groups whose episodes all scored alike, too: their advantage is 0, but their tokens count in the means
+    # and carry the KL term. GRPO sets it to the opposite of grpo.filter_zero_variance
     mask: list[Unlearned] = field(default_factory=list)
     # left out of the loss, though its reward stays in the group's baseline: over_long, an episode that ran out of
     # tokens (DAPO); fatal_tool, what was said after a tool's failure that no fault of the policy was (OpenSearch-VL)

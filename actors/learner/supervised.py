@@ -7,7 +7,6 @@ what tools returned, pictures) is in no loss; every method is called on all rank
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from actors.learner.objective import Counts, LossTerms, SupervisedObjective
 from actors.learner.settings import BackendSettings
 from actors.model.batch import TokenBatch, collate, micro_batches
 from actors.model.expansion import Expanded
-from actors.model.load import copy_without_weights
+from actors.model.load import exporting
 from actors.model.pixels import Pixels
 from cluster.storage import Folder
 
@@ -71,19 +70,9 @@ class SupervisedLearner:
         self._backend.load(folder)
 
     def export(self, target: Folder, source: Path) -> None:
-        """A complete model folder in Hugging Face format: the weights, and from `source` all that is none.
-
-        Its config, which makes it one, is written last.
-        """
-        with tempfile.TemporaryDirectory(prefix="mmsearch-export-") as scratch:
-            written = Path(scratch)
-            rank = self._backend.ranks.rank
-            if rank == 0:
-                copy_without_weights(source, written)
+        """A complete model folder in Hugging Face format: the weights, and from `source` all that is none."""
+        with exporting(source, target, copies=self._backend.ranks.rank == 0) as written:
             self._backend.export(written)
-            if rank == 0:
-                for file in sorted(written.iterdir(), key=lambda file: file.name == "config.json"):
-                    target.upload(file, file.name)
 
 
 class _Graded(SupervisedObjective):

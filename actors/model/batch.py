@@ -22,8 +22,9 @@ class TokenBatch:
 
     input_ids int64[batch, seq], loss_mask bool[batch, seq] (True: this token is a
     trained target), image_grid_thw int64[images, 3] or None, in order of appearance. The episodes of one question share
-    its pictures, so the vision tower reads each once: pixel_values float32[patches, patch_dim] or None are those of the
-    distinct pictures, and image_index int64[images] says which of them each appearance is (None: all are distinct).
+    its pictures, so the vision tower reads each once: pixel_values[patches, patch_dim] or None, in the dtype of
+    `Pixels`, are those of the distinct pictures, and image_index int64[images] says which of them each appearance is
+    (None: all are distinct).
     """
 
     input_ids: torch.Tensor
@@ -79,12 +80,12 @@ def collate(
         for name, values in (extras or {}).items():
             more[name][row, :n] = values[row]
     appearing = [ref for sequence in sequences for ref in sequence.images]
-    number = {ref.sha256: i for i, ref in enumerate({ref.sha256: ref for ref in appearing}.values())}
-    seen = {ref.sha256: pixels.get(ref) for ref in appearing}
+    seen = {sha256: pixels.get(ref) for sha256, ref in {ref.sha256: ref for ref in appearing}.items()}
+    number = {sha256: i for i, sha256 in enumerate(seen)}
     return TokenBatch(
         torch.from_numpy(ids),
         torch.from_numpy(mask),
-        torch.cat([seen[sha256][0] for sha256 in number]) if seen else None,
+        torch.cat([values for values, _ in seen.values()]) if seen else None,
         torch.stack([seen[ref.sha256][1] for ref in appearing]) if seen else None,
         {name: torch.from_numpy(values) for name, values in more.items()},
         torch.tensor([number[ref.sha256] for ref in appearing]) if len(number) < len(appearing) else None,

@@ -24,8 +24,12 @@ class BlobImages:
         self._blobs, self._max_bytes, self._max_pixels = blobs, max_bytes, max_pixels
 
     def put(self, data: bytes) -> ImageRef:
-        """Keep an image. Raise `ImageRefused` for what is none, is broken, or is too large."""
-        width, height = measure(data, self._max_bytes, self._max_pixels)
+        """Keep an image. Raise `ImageRefused` for what is none, is broken, or is too large.
+
+        One that lies here already was whole when it came, and is not decoded again.
+        """
+        known = self._blobs.cached(data)
+        width, height = measure(data, self._max_bytes, self._max_pixels, whole=not known)
         return ImageRef(self._blobs.put(data), width, height)
 
     def get(self, ref: ImageRef) -> bytes:
@@ -35,9 +39,18 @@ class BlobImages:
         except (BlobMissing, BlobCorrupt) as error:
             raise ImageMissing(f"image {ref.sha256[:12]} cannot be found") from error
 
+    def has(self, ref: ImageRef) -> bool:
+        """Whether a store holds something under its name; what is no reference is nowhere."""
+        try:
+            return ref.sha256 in self._blobs
+        except ValueError:
+            return False
 
-def measure(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of a whole, acceptable image. Raise `ImageRefused` otherwise.
+
+def measure(
+    data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, *, whole: bool = True
+) -> tuple[int, int]:
+    """Width and height of an acceptable image. Raise `ImageRefused` otherwise; for a broken one if `whole` is asked.
 
     Size and pixels are checked before anything is decoded, so that a decompression bomb costs nothing.
     """
@@ -54,7 +67,8 @@ def measure(data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXEL
                     raise ImageRefused(f"an image of {width} x {height} pixels is over the limit of {max_pixels}")
                 if max(width, height) > MAX_ASPECT * min(width, height):
                     raise ImageRefused(f"an image of {width} x {height} pixels is narrower than 1 to {MAX_ASPECT}")
-                picture.load()
+                if whole:
+                    picture.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRefused(f"an image of far more pixels than the limit of {max_pixels}") from error
     except UnidentifiedImageError as error:

@@ -11,6 +11,8 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,7 +95,10 @@ def _downloaded(source: Folder, root: Path) -> Path:
 
 
 def load_policy(path: str | os.PathLike[str], dtype: str = "float32") -> Policy:
-    """The model with its weights in `dtype` (float32 | bfloat16 | float16), on the CPU, with SDPA attention."""
+    """The model with its weights in `dtype` (float32 | bfloat16 | float16), on the CPU, with SDPA attention.
+
+    Weights that are stored in `dtype` are the mapped file itself: processes of one node have them in memory once.
+    """
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -127,15 +132,29 @@ def parameter_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]
 def save_policy(model: Any, path: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
     """Write `model` as a complete model folder: its weights and config, everything else copied from `source`.
 
-    `path` may be `s3://`; the config, which makes a folder a model, is uploaded last.
+    `path` may be `s3://`.
     """
-    origin, target = local_model(source), Folder(path)
-    with tempfile.TemporaryDirectory(prefix="mmsearch-save-") as scratch:
-        written = Path(scratch)
-        copy_without_weights(origin, written)
+    with exporting(local_model(source), Folder(path)) as written:
         model.save_pretrained(written)
-        for file in sorted(written.iterdir(), key=lambda file: file.name == "config.json"):
-            target.upload(file, file.name)
+
+
+@contextmanager
+def exporting(source: Path, target: Folder, *, copies: bool = True) -> Iterator[Path]:
+    """A local folder to write weights to. When it is left they are at `target`, with all that `source` has beside its
+    own. Of ranks that write together one `copies`; the others' folders are nothing but a place to write."""
+    with tempfile.TemporaryDirectory(prefix="mmsearch-export-") as scratch:
+        written = Path(scratch)
+        if copies:
+            copy_without_weights(source, written)
+        yield written
+        if copies:
+            upload_model(written, target)
+
+
+def upload_model(folder: Path, target: Folder) -> None:
+    """Copy the files of a local model folder; the config, which makes a folder a model, comes last."""
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == "config.json"):
+        target.upload(file, file.name)
 
 
 def copy_without_weights(source: Path, target: Path) -> None:

@@ -13,23 +13,30 @@ from actors.agent.trajectory import ImageRef
 if TYPE_CHECKING:
     import torch
 
+CACHE_BYTES = 4 << 30  # of pixel values that a process keeps: 400 pictures of 0.9 megapixels in bfloat16
+
 
 class Pixels:
-    """Pixel values and grids by image reference, least recently used ones dropped.
+    """Pixel values and grids by image reference; the least recently used ones are dropped beyond `capacity` bytes.
 
     `get(ref)` -> (pixel_values[patches, patch_dim] in `dtype`, grid_thw int64[3]); raises what the store raises.
     """
 
-    def __init__(self, image_processor: Any, images: ImageStore, capacity: int = 4096, dtype: str = "float32") -> None:
+    def __init__(
+        self, image_processor: Any, images: ImageStore, capacity: int = CACHE_BYTES, dtype: str = "float32"
+    ) -> None:
         """`dtype` is torch's name of what is kept: bfloat16 halves the memory where the model reads that anyway."""
         self._processor = image_processor
         self._images = images
         self._capacity = capacity
         self._dtype = dtype
         self._cache: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._held = 0  # bytes of it
 
     @classmethod
-    def load(cls, model_folder: str | Path, images: ImageStore, capacity: int = 4096, dtype: str = "float32") -> Pixels:
+    def load(
+        cls, model_folder: str | Path, images: ImageStore, capacity: int = CACHE_BYTES, dtype: str = "float32"
+    ) -> Pixels:
         from transformers import AutoImageProcessor
 
         return cls(AutoImageProcessor.from_pretrained(model_folder), images, capacity, dtype)
@@ -39,8 +46,10 @@ class Pixels:
         if found is None:
             found = self._process(ref)
             self._cache[ref.sha256] = found
-            if len(self._cache) > self._capacity:
-                self._cache.popitem(last=False)
+            self._held += found[0].nbytes
+            while self._held > self._capacity:
+                _, (dropped, _) = self._cache.popitem(last=False)
+                self._held -= dropped.nbytes
         else:
             self._cache.move_to_end(ref.sha256)
         return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from cluster.errors import UserError
+from cluster.storage import Folder
 
 BOUNDS = ("min_pixels", "max_pixels")
 
@@ -41,6 +42,12 @@ class PictureSettings:
         plain, others = split_address(address)
         both = others.given | self.given
         return f"{plain}#{'&'.join(f'{name}={value}' for name, value in both.items())}"
+
+
+def absolute(address: str) -> str:
+    """The address that means the same model in a process with another working directory. Raise `UserError` for none."""
+    plain, pictures = split_address(address)
+    return pictures.on(Folder(plain).address)
 
 
 def split_address(address: str | os.PathLike[str]) -> tuple[str, PictureSettings]:

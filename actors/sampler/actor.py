@@ -4,9 +4,10 @@ Every episode is a coroutine of its own and waits for nobody: while one waits fo
 others. The actor gives back (summary, trajectory) as two objects, so that whoever asked owns the payload and this
 process may die without losing finished work.
 
-Always true: an episode always ends as a trajectory, also when the engine died (`failure=infra`), when its question is
-bad (`data`) or when it was cancelled; only finished or policy-failed episodes are scored; an infrastructure failure
-while scoring masks the episode, it never becomes a reward of 0; a question that cannot be scored drops its group.
+Always true: an episode always ends as a trajectory, also when the engine or storage failed (`failure=infra`), when its
+question is bad (`data`) or when it was cancelled; only finished or policy-failed episodes are scored; an infrastructure
+failure while scoring masks the episode, it never becomes a reward of 0; a question that cannot be scored drops its
+group.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+from ray.exceptions import RayError
 
 from actors.agent.episode import Limits, run_episode
 from actors.agent.prompts import PRESETS, Preset
@@ -33,9 +35,10 @@ from actors.model.load import local_model, parameter_shapes
 from actors.model.renderer import ChatRenderer, load_renderer
 from actors.sampler.engine import Engine
 from actors.sampler.settings import EngineSettings
-from actors.weights.manifest import WeightMismatch, WeightsRefused, WeightTicket, tensor_slices
+from actors.weights.manifest import WeightMismatch, WeightsMissed, WeightTicket, tensor_slices
 from actors.weights.receiver import Receiver
 from cluster.collector import collect_rarely
+from cluster.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class RolloutSampler:
         self._shapes: list[dict[str, tuple[int, ...]]] = []  # of every weight, by each of its names
         self._receiver = Receiver()
         self._updating = asyncio.Lock()
-        self._running: defaultdict[str, set[asyncio.Task[Trajectory]]] = defaultdict(set)
+        self._running: defaultdict[str, dict[asyncio.Task[Trajectory], int]] = defaultdict(dict)  # to sample indices
 
     async def ready(self) -> dict[str, Any]:
         """Start the engine if it has not been started; returns facts about it."""
@@ -114,7 +117,7 @@ class RolloutSampler:
         episode, as evaluation arms do; `preset_name` takes the place of the sampler's own preset.
         """
         task = asyncio.create_task(self._play(question, sample_index, sampling, policy, preset_name))
-        self._running[question.id].add(task)
+        self._running[question.id][task] = sample_index
         try:
             trajectory = await task
         except asyncio.CancelledError:
@@ -123,7 +126,7 @@ class RolloutSampler:
                 raise
             trajectory = _failed(question, sample_index, Failure.INFRA, "cancelled")
         finally:
-            self._running[question.id].discard(task)
+            del self._running[question.id][task]
             if not self._running[question.id]:
                 del self._running[question.id]
         return Summary.of(trajectory), trajectory
@@ -132,11 +135,12 @@ class RolloutSampler:
         """Run the weights of `ticket` from the next token on; returns the version that runs now.
 
         Raise `WeightsRefused` (the old weights stay) when what lies there is not what the ticket says or not all
-        that the model needs, and `GenerationFailed` when loading broke the engine.
+        that the model needs, `GenerationFailed` when loading broke the engine, and `WeightsMissed` for weights that
+        are not received here but were, before this engine could.
         """
         if ticket.kind == "nccl":
             if int(self._engine.version) != ticket.version:
-                raise WeightsRefused(f"version {ticket.version} was sent before this sampler could receive it")
+                raise WeightsMissed(f"version {ticket.version} was sent before it could receive")
             return ticket.version
         async with self._updating:
             with ExitStack() as held:
@@ -161,9 +165,13 @@ class RolloutSampler:
         """Run the weights that the learner broadcasts meanwhile, as `version`."""
         await self._engine.receive_transfer(update_info, version)
 
-    async def cancel(self, question_id: str) -> int:
-        """Abort the episodes of a question; returns how many. Their `run` calls return failed trajectories."""
-        tasks = list(self._running.get(question_id, ()))
+    async def cancel(self, question_id: str, sample_index: int | None = None) -> int:
+        """Abort the episode of a question that has this index, or all of them; returns how many.
+
+        Their `run` calls return failed trajectories.
+        """
+        running = self._running.get(question_id, {})
+        tasks = [task for task, index in running.items() if sample_index in (None, index)]
         for task in tasks:
             task.cancel()
         return len(tasks)
@@ -209,9 +217,9 @@ class RolloutSampler:
                 clock=time.monotonic,
                 max_images=self._max_images,
             )
-        except Exception as error:  # what no owner claimed counts as the data's fault, and is seen
+        except Exception as error:
             _log.exception("episode %s/%d failed", question.id, sample_index)
-            return _failed(question, sample_index, Failure.DATA, repr(error))
+            return _failed(question, sample_index, fault_of(error), repr(error))
         return await scored(self._scorer, question, trajectory)
 
     def _needed(self, names: Set[str]) -> dict[str, tuple[int, ...]]:
@@ -256,6 +264,15 @@ def start_sampler(
         **({"label_selector": labels} if labels else {}),
     )
     return options.remote(*arguments, **keywords)
+
+
+def fault_of(error: Exception) -> Failure:
+    """Whose fault is what ended an episode from outside its own boundary.
+
+    Storage, a process or the network that failed, and what a person can mend, is no question's. The rest is a bug or a
+    bad row: it counts as the data's, so that it is not asked again, and is seen.
+    """
+    return Failure.INFRA if isinstance(error, OSError | RayError | UserError) else Failure.DATA
 
 
 async def scored(scorer: Scorer, question: Question, trajectory: Trajectory) -> Trajectory:

@@ -4,19 +4,19 @@ Always true:
 - what goes in is unexpanded (one placeholder per image), and what vLLM expanded it to is compared with
   `actors.model.expansion` on every turn: learner and sampler see the same sequence or the turn fails;
 - every sampled token carries its log-probability under the sampled distribution and its weight version;
-- prefix-cache blocks are salted with the version, so KV of old weights never serves a request of new ones;
+- prefix-cache blocks are salted anew with every change of weights, from the moment that the engine stands still: what
+  is asked from then on finds no KV of old weights. What ran or waited before goes on with its own, unless
+  `clear_cache_on_update` has it computed again;
 - a failed weight update leaves no half-loaded engine in service: it is broken, and says so to everyone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import logging
 import os
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,11 +29,10 @@ from actors.agent.trajectory import FloatArray, ImageRef, IntArray, Segment, Ver
 from actors.model.expansion import expanded_ids, images_of
 from actors.sampler import vllm_adapter
 from actors.sampler.orphans import OrphanGuard
+from actors.sampler.pictures import Pictures
 from actors.sampler.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from actors.sampler.load_watch import EngineLoad
 
 _log = logging.getLogger(__name__)
@@ -78,14 +77,15 @@ class Engine:
     ) -> None:
         settings.check()
         self._model_path, self._settings, self._tokens = str(model_path), settings, tokens
-        self._pictures = _Pictures(images, settings.decoded_images)
+        self._pictures = Pictures(images, settings.decoded_mib << 20)
         self._version = WeightVersion(version)
         self._clock = clock
         self._llm: Any = None
         self._guard: OrphanGuard | None = None
         self._broken = ""  # why this engine must not be used any more
         self._update_lock = asyncio.Lock()
-        self._loads = 0  # in the salt too: a version number may come back with other weights after a resume
+        self._loads = 0
+        self._salt = 0  # no version: that number may come back with other weights after a resume
         self._last_update_s = 0.0
         self._turn_ids = itertools.count()
         self._turns = self._sampled = self._prompted = 0
@@ -167,8 +167,8 @@ class Engine:
         """Sample one turn. At `deadline` the turn is cut (`stop="aborted"`); a cancelled caller aborts it.
 
         A history that leaves no room in `max_model_len` gives an empty turn with `stop="length"`.
-        Raise `GenerationFailed` when the engine failed, `ImageRefused` for more images than it takes, `ExpansionError`
-        when images and placeholders differ.
+        Raise `GenerationFailed` when the engine or the images' storage failed, `ImageRefused` for more images than it
+        takes or one that does not decode, `ExpansionError` when images and placeholders differ.
         """
         expanded = expanded_ids(segments, self._tokens.image_token)
         room = self._settings.max_model_len - len(expanded)
@@ -193,7 +193,7 @@ class Engine:
         Raise `GenerationFailed` when loading failed: the engine is then broken and must be replaced. Whether
         the folder is complete is checked by the caller (`actors.weights.receiver`) before this is called.
         """
-        await self._change(version, lambda: vllm_adapter.load_folder(self._llm, folder))
+        await self._change(version, lambda llm: vllm_adapter.load_folder(llm, folder))
 
     async def join_transfer(self, init_info: dict[str, Any]) -> None:
         """Enter the group of a learner that sends from GPU to GPU. Raise what vLLM raises."""
@@ -202,35 +202,37 @@ class Engine:
 
     async def receive_transfer(self, update_info: dict[str, Any], version: int) -> None:
         """As `update`, with weights that come from the learner's GPU while this runs."""
-        await self._change(version, lambda: vllm_adapter.receive_transfer(self._llm, update_info))
+        await self._change(version, lambda llm: vllm_adapter.receive_transfer(llm, update_info))
 
-    async def _change(self, version: int, loading: Callable[[], Awaitable[None]]) -> None:
+    async def _change(self, version: int, loading: Callable[[Any], Awaitable[None]]) -> None:
         """Pause, load, label, resume."""
         async with self._update_lock:
             self._raise_if_unusable()
+            llm = self._llm  # `close` may take it away meanwhile
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._settings.update_timeout_s):
-                    await vllm_adapter.pause(self._llm, clear_cache=self._settings.clear_cache_on_update)
+                    await vllm_adapter.pause(llm, clear_cache=self._settings.clear_cache_on_update)
+                    self._salt += 1  # now: what is asked while weights are loaded runs under the new ones alone
                     # Asked for at once: the engine's core answers in this order, and nobody else asks it to step.
                     # Loading clears the workers' encoder cache; the scheduler must be told, or the engine dies with
                     # "Encoder cache miss".
                     await asyncio.gather(
-                        loading(),
-                        self._llm.reset_encoder_cache(),
-                        vllm_adapter.set_weight_version(self._llm, version),
+                        loading(llm),
+                        llm.reset_encoder_cache(),
+                        vllm_adapter.set_weight_version(llm, version),
                     )
                     self._version = WeightVersion(version)
                     self._loads += 1
             except BaseException as error:
-                await self._break(f"loading weights {version} failed: {error!r}")
+                await self._break(llm, f"loading weights {version} failed: {error!r}")
                 if not isinstance(error, Exception):
                     raise
                 raise GenerationFailed(self._broken) from error
             finally:
-                resumed = await _answered(self._llm.resume_generation(), self._settings.abort_grace_s)
+                resumed = await _answered(llm.resume_generation(), self._settings.abort_grace_s)
             if not resumed:
-                await self._break(f"the engine did not resume after loading weights {version}")
+                await self._break(llm, f"the engine did not resume after loading weights {version}")
                 raise GenerationFailed(self._broken)
             self._last_update_s = time.perf_counter() - started
 
@@ -246,7 +248,7 @@ class Engine:
                 raise ImageRefused(f"{len(images)} images, but images_per_prompt is {self._settings.images_per_prompt}")
             prompt["multi_modal_data"] = {"image": [await self._pictures.get(ref) for ref in images]}
             prompt["multi_modal_uuids"] = {"image": [ref.sha256 for ref in images]}
-        prompt["cache_salt"] = f"{self._version}.{self._loads}"
+        prompt["cache_salt"] = str(self._salt)
         return prompt
 
     def _parameters(self, sampling: Sampling, room: int) -> Any:
@@ -315,42 +317,19 @@ class Engine:
             await self._llm.abort(turn)
             await asyncio.sleep(0.05)
 
-    async def _break(self, reason: str) -> None:
-        """Take the engine out of service: its weights are in doubt, so running turns are aborted and fail."""
-        self._broken = reason
+    async def _break(self, llm: Any, reason: str) -> None:
+        """Take the engine out of service: its weights are in doubt, so running turns are aborted and fail.
+
+        One that is out of service already, closed or dead, keeps the reason that came first.
+        """
+        self._broken = self._broken or reason
         _log.error("%s", reason)
-        processor = self._llm.output_processor
-        abort = self._llm.abort(list(processor.request_states), internal=True)
+        abort = llm.abort(list(llm.output_processor.request_states), internal=True)
         await _answered(abort, self._settings.abort_grace_s)
 
     def _raise_if_unusable(self) -> None:
         if not self.healthy():
             raise GenerationFailed(self._broken or "the engine is not running")
-
-
-class _Pictures:
-    """Decoded RGB pictures by content, the least recently used dropped. Raises what the store raises."""
-
-    def __init__(self, images: ImageStore, capacity: int) -> None:
-        self._images, self._capacity = images, capacity
-        self._cache: OrderedDict[str, Image] = OrderedDict()
-
-    async def get(self, ref: ImageRef) -> Image:
-        found = self._cache.get(ref.sha256)
-        if found is None:
-            found = await asyncio.to_thread(self._decode, ref)
-            self._cache[ref.sha256] = found
-            if len(self._cache) > self._capacity:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.move_to_end(ref.sha256)
-        return found
-
-    def _decode(self, ref: ImageRef) -> Image:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self._images.get(ref))) as picture:
-            return picture.convert("RGB")
 
 
 def _empty(stop: str) -> Generation:

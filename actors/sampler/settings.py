@@ -30,13 +30,13 @@ class EngineSettings:
     enforce_eager: bool = True
     # no torch.compile and no CUDA graphs: starts fast; a long GPU run turns this off
     prefix_caching: bool = True
-    # siblings share their prompt's KV blocks; blocks are salted with the weight version
+    # siblings share their prompt's KV blocks; blocks are salted anew with each weight update
     clear_cache_on_update: bool = False
     # True recomputes running requests' KV under new weights; False keeps it (faster, off-policy mix)
     image_cache_gb: float = field(default=0.25, metadata={"ge": 0})
     # processed pixel values kept in the engine's front end, GB
-    decoded_images: int = field(default=128, metadata={"ge": 0})
-    # pictures kept decoded before processing
+    decoded_mib: int = field(default=256, metadata={"ge": 0})
+    # MiB of decoded pictures kept before processing; a photo of 12 megapixels takes 46
     omp_threads: int = field(default=1, metadata={"ge": 1})
     # CPU threads of the engine's worker
     nccl_updates: bool = False

@@ -1,8 +1,9 @@
 """Every call of a tool passes here: validate, resolve the region, cache, providers, evidence, ledger.
 
 Always true:
-- what the world did never raises, the outcome says it. A picture that is missing or does not decode is a
-  fault of the data: `ImageMissing` and `ImageRefused` leave as they are, and the episode counts them so;
+- what the world did never raises, the outcome says it, storage that fails included. A picture that is missing or
+  does not decode is a fault of the data: `ImageMissing` and `ImageRefused` leave as they are, and the episode counts
+  them so;
 - no provider is asked for a request that the policy got wrong;
 - every wait ends: an attempt after `attempt_deadline`, a call with its retries after `call_deadline`, and a
   caller at its own deadline;
@@ -79,9 +80,12 @@ class Gateway:
                 async with asyncio.timeout(max(0.0, deadline - started)):
                     result = await self._searched(request, tally, deadline)
             except ProviderError as error:
-                result = ToolResult(_outcome(error, request.tool), message=_told(error, request.tool))
+                message = _told(request.tool, error.kind, error.message)
+                result = ToolResult(_outcome(error, request.tool), message=message)
             except TimeoutError:
                 result = ToolResult(Outcome.INFRA_ERROR, message="the search did not end before its deadline")
+            except OSError as error:  # of where pictures lie: providers tell theirs as ProviderError
+                result = ToolResult(Outcome.INFRA_ERROR, message=_told(request.tool, "storage", str(error)))
         result = replace(result, latency_s=self._clock() - started)
         self._enter(request.tool.value, result, tally)
         return result
@@ -223,9 +227,9 @@ def _outcome(error: ProviderError, tool: Tool) -> Outcome:
     return Outcome.INFRA_ERROR
 
 
-def _told(error: ProviderError, tool: Tool) -> str:
+def _told(tool: Tool, kind: str, message: str) -> str:
     """What the record and the policy read: one line, neutralised like all that comes from outside."""
-    return bounded(f"{_spoken(tool)} failed ({error.kind}): {one_line(error.message)}", 300)
+    return bounded(f"{_spoken(tool)} failed ({kind}): {one_line(message)}", 300)
 
 
 def _spoken(tool: Tool) -> str:

@@ -7,15 +7,15 @@ manifest is not written, does not exist: it is written last.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from actors.weights.landing import Landing
 from actors.weights.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -31,7 +31,7 @@ from actors.weights.manifest import (
     ticket_json,
 )
 from actors.weights.shards import Shard, pieces_of, shards
-from actors.weights.transport import FolderTransport, Pieces, default_root, index_json
+from actors.weights.transport import FolderTransport, Pieces, index_json
 from cluster.storage import Folder
 
 if TYPE_CHECKING:
@@ -223,11 +223,5 @@ def _ahead(fetch: Callable[[Any], T], keys: Sequence[Any]) -> Iterator[T]:
 
 @contextmanager
 def _landed_for_a_while(ticket: WeightTicket) -> Iterator[Path]:
-    root = Path(tempfile.mkdtemp(prefix="mmsearch-opened-", dir=default_root("x").parent))
-    transport = FolderTransport(root)
-    try:
-        yield Path(landed(ticket, transport).folder)
-    finally:
-        transport.close()
-        with suppress(FileNotFoundError):
-            root.rmdir()
+    with closing(Landing()) as landing:
+        yield Path(landed(ticket, landing.transport).folder)

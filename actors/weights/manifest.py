@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -29,6 +29,10 @@ Kind = Literal["folder", "object_store", "storage", "nccl"]
 
 class WeightsRefused(RuntimeError):
     """Published weights that must not be loaded."""
+
+
+class WeightsMissed(RuntimeError):
+    """Weights that went from GPU to GPU before this sampler took part. It is well, and takes part in the next ones."""
 
 
 class TornPublish(WeightsRefused):
@@ -208,20 +212,30 @@ def tensor_slices(folder: Path) -> dict[str, TensorSlice]:
 
 
 def _slices(file: Path) -> dict[str, TensorSlice]:
-    size = file.stat().st_size
     with file.open("rb") as stream:
-        start = stream.read(8)
-        header = stream.read(_header_length(start, size, file))
-    return {name: TensorSlice(file, *where) for name, where in _layout(start, header, size, file).items()}
+
+        def read(start: int, end: int) -> bytes:
+            stream.seek(start)
+            return stream.read(end - start)
+
+        found = tensor_places(read, file.stat().st_size, file)
+    return {name: TensorSlice(file, *where) for name, where in found.items()}
 
 
 def bucket_tensors(bucket: memoryview, what: str) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
     """(name, dtype, shape, bytes) of each tensor of a bucket, not copied. Raise `TornPublish` for a damaged one."""
-    size = len(bucket)
-    start = bytes(bucket[:8])
-    header = bytes(bucket[8 : 8 + _header_length(start, size, what)])
-    for name, (dtype, shape, first, end) in _layout(start, header, size, what).items():
+    places = tensor_places(lambda first, end: bytes(bucket[first:end]), len(bucket), what)
+    for name, (dtype, shape, first, end) in places.items():
         yield name, dtype, shape, bucket[first:end]
+
+
+def tensor_places(
+    read: Callable[[int, int], bytes], size: int, what: Any
+) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """name -> (dtype, shape, first byte, end) of a safetensors file of `size` bytes, wherever it lies: `read` gives its
+    bytes from one to before another. Raise `TornPublish` for a damaged one."""
+    start = read(0, 8)
+    return _layout(start, read(8, 8 + _header_length(start, size, what)), size, what)
 
 
 def _header_length(start: bytes, size: int, what: Any) -> int:

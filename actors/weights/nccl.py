@@ -8,7 +8,8 @@
 Every rank calls `send`, because ZeRO-3 gathers each bucket on all of them; rank 0 alone talks to the samplers. The
 group is made anew when another sampler takes part. Unlike the other transports there is no folder and no digest: bytes
 go straight into the engines, so what breaks off leaves engines broken, to be replaced, and one that joins later waits
-for the version after. Names, dtypes and shapes are compared on both sides; bytes are NCCL's business.
+for the version after (`WeightsMissed`): where all are replaced within one step, nobody can sample for the next. Names,
+dtypes and shapes are compared on both sides; bytes are NCCL's business.
 """
 
 from __future__ import annotations

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Transport: TypeAlias = Literal["shared_memory", "object_store", "storage", "nccl"]
 
 
 @dataclass(frozen=True)
 class PublishSettings:
     """The way from the learner to the samplers."""
 
-    transport: Literal["shared_memory", "object_store", "storage", "nccl"] = "shared_memory"
+    transport: Transport = "shared_memory"
     # shared_memory: learner and samplers on one node; object_store: Ray's, any nodes; storage: a directory that all
     # nodes mount, or s3://; nccl: GPU to GPU by vLLM's own engine
     address: str = ""

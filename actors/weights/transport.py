@@ -4,7 +4,8 @@
 reader sees a version whole or not at all. The folder is in Hugging Face layout with the model's config, so vLLM's
 `reload_weights(weights_path=...)` takes it as it is. The last two versions are kept: one may still be loading while
 the next is written. The files of a version that is not kept are written over by the next one, for their pages are
-there already; a version that somebody reads (`reading`) is left alone until they are done.
+there already; a version that somebody reads (`reading`) is left alone until they are done. A root has one writer at a
+time, who first deletes what one that was killed has left.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class FolderTransport:
     def send_pieces(self, version: int, pieces: Pieces) -> WeightTicket:
         """The same of (name, dtype, shape, bytes)."""
         self.root.mkdir(parents=True, exist_ok=True)
+        self._delete_unfinished()
         target = self.folder(version)
         unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{target.name}-"))
         written: list[MappedFile] = []
@@ -154,6 +156,7 @@ class FolderTransport:
 
     def close(self) -> None:
         """Delete every version, and the root when nothing else is in it."""
+        self._delete_unfinished()
         for version in self.versions():
             shutil.rmtree(self.folder(version), ignore_errors=True)
         for files in self._files.values():
@@ -161,6 +164,11 @@ class FolderTransport:
         self._files.clear()
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
+
+    def _delete_unfinished(self) -> None:
+        """What a writer that was killed left behind: nobody else writes here, and readers never look there."""
+        for left in self.root.glob(".v[0-9]*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _copy_config(self, folder: Path) -> None:
         for name in CONFIG_FILES:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
@@ -30,6 +30,7 @@ class Used:
 
     learner: float
     sampler: float
+    controller: float  # the driver's process: the controller, and Ray's client
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class RunNumbers:
     seed: int
     step_s: tuple[float, ...]  # of each step
     reward: tuple[float, ...]  # mean of the episodes sampled for each step
-    exact_match: float | None  # of the last weights on held-out questions
     idle: dict[str, float]  # share of the whole run, by role and cause
     staleness: dict[int, float]  # share of the trained tokens by age in versions
     sampled: int  # tokens
@@ -53,6 +53,7 @@ class RunNumbers:
     requests: dict[str, int]  # of those sent, by endpoint with a quota
     used: Used | None = None  # of a steady step, where nothing overlaps
     spoilt: tuple[int, ...] = ()  # steps, from 0, during which the infrastructure failed episodes: no steady ones
+    answers: dict[str, float] = field(default_factory=dict)  # exact match of the last weights, by test question
 
     @property
     def mean_s(self) -> float:
@@ -68,6 +69,16 @@ class RunNumbers:
     def _steady_s(self) -> list[float]:
         usual = steady(len(self.step_s), BY_NAME[self.arm].max_staleness)
         return [self.step_s[i] for i in usual if i not in self.spoilt] or [self.step_s[i] for i in usual]
+
+    @property
+    def exact_match(self) -> float | None:
+        """Of the last weights; None where they were not asked."""
+        return fmean(self.answers.values()) if self.answers else None
+
+    @property
+    def controller_share(self) -> float | None:
+        """CPU time of the controller by the time of a steady step; None where it was not measured."""
+        return self.used.controller / self.mean_s if self.used else None
 
     @property
     def wall_s(self) -> float:
@@ -105,14 +116,12 @@ def numbers(
     if not steps:
         raise ValueError("a run without a step has no numbers")
     step_s = tuple(float(line[STEP_S]) for line in steps)
-    evaluated = [line["eval/exact_match"] for line in lines if "eval/exact_match" in line]
     return RunNumbers(
         trace=trace,
         arm=arm.name,
         seed=seed,
         step_s=step_s,
         reward=_rewards(steps),
-        exact_match=evaluated[-1] if evaluated else None,
         idle=idle_shares(steps),
         staleness=shares(ages),
         sampled=int(sum(line.get("since_last_step/tokens/sampled", 0) for line in steps)),

@@ -1,7 +1,8 @@
-"""Processor time of the learner's and the samplers' processes while a run goes on, and what of it is uncontended.
+"""Processor time of the learner's, the samplers' and this process while a run goes on, and what of it is uncontended.
 
 Where sampling and training alternate (`max_staleness: 0`) neither takes the cores from the other. vLLM's processes
 spin for a while after their last message: what samplers use while the learner trains is no sampling, and is left out.
+The run's driver is this process: the controller with its loops, and Ray's client with what it sends and fetches for it.
 Only descendants of this process are seen; on a cluster that was joined there is nothing to measure.
 """
 
@@ -28,18 +29,21 @@ class Used:
     at: float
     learner: float
     sampler: float
+    controller: float
 
 
-def uncontended(samples: Sequence[Used], steps: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """CPU seconds of learner and samplers over some steps of a run in which the two alternate.
+def uncontended(samples: Sequence[Used], steps: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """CPU seconds of learner, samplers and controller over some steps of a run in which the first two alternate.
 
     A step is (begin, end of sampling, end), in unix seconds: training lies between the last two.
     """
-    learner = sampler = 0.0
+    learner = sampler = controller = 0.0
     for begin, sampled, end in steps:
-        learner += _at(samples, end).learner - _at(samples, begin).learner
-        sampler += _at(samples, sampled).sampler - _at(samples, begin).sampler
-    return learner, sampler
+        first, last = _at(samples, begin), _at(samples, end)
+        learner += last.learner - first.learner
+        sampler += _at(samples, sampled).sampler - first.sampler
+        controller += last.controller - first.controller
+    return learner, sampler, controller
 
 
 def _at(samples: Sequence[Used], at: float) -> Used:
@@ -77,7 +81,8 @@ class ProcessorWatch(AbstractContextManager["ProcessorWatch"]):
                 except psutil.Error:  # it has ended
                     continue
                 seconds[role] += times.user + times.system
-            self.samples.append(Used(time.time(), seconds[LEARNER], seconds[SAMPLER]))
+            controller = time.process_time() - time.thread_time()  # all threads of this process but this one
+            self.samples.append(Used(time.time(), seconds[LEARNER], seconds[SAMPLER], controller))
 
 
 def _workers(here: psutil.Process) -> dict[psutil.Process, str]:

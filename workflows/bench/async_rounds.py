@@ -11,6 +11,9 @@ Always true of `Rounds`, which is pure:
 - as long as a member is neither generating nor away at a tool, somebody is let go (no deadlock): a member that ends,
   fails or is cancelled leaves, and one that joins while a round is under way waits for the next;
 - a round waits until nobody has joined for `settle_s`, so that a batch that arrives one by one is one round.
+
+An episode leaves with its answer, as the engine sees it: its score is no part of a round, MMSearch-R1 scores after its
+rollout. One that ends otherwise (no turn left, no room for what a tool returned) leaves when it has been scored.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from actors.agent.protocol import Answer, Grammar, parse_turn
 from actors.agent.seams import Generation, GenerationFailed, Generator, Renderer, Sampling
 from actors.agent.trajectory import Question, Segment
 
@@ -112,9 +116,14 @@ class RoundBarrier:
         return str(self._rounds)
 
     def join(self, member: asyncio.Task[Any]) -> None:
-        """Until the task is done, however it ends."""
+        """Until it leaves, or the task is done, however it ends."""
         self._rounds.join(member, self._now())
-        member.add_done_callback(self._left)
+        member.add_done_callback(self.leave)
+
+    def leave(self, member: asyncio.Task[Any]) -> None:
+        """Nobody waits for it any more. Also for one that has left."""
+        self._rounds.leave(member)
+        self._look()
 
     async def arrive(self, member: asyncio.Task[Any], seconds: float) -> None:
         """Returns when the next round begins. Raise `TimeoutError` when it has not within `seconds`."""
@@ -133,10 +142,6 @@ class RoundBarrier:
                 await mine
         finally:
             self._waiting.pop(member, None)
-
-    def _left(self, member: asyncio.Task[Any]) -> None:
-        self._rounds.leave(member)
-        self._look()
 
     def _look(self) -> None:
         now = self._now()  # one time for both: uvloop's clock ticks in milliseconds, also between two calls
@@ -158,8 +163,8 @@ class RoundBarrier:
 class _InRounds:
     """The engine as one episode sees it that keeps step with all others of this process."""
 
-    def __init__(self, engine: Generator, barrier: RoundBarrier, member: asyncio.Task[Any]) -> None:
-        self._engine, self._barrier, self._member = engine, barrier, member
+    def __init__(self, engine: Generator, renderer: Renderer, barrier: RoundBarrier, member: asyncio.Task[Any]) -> None:
+        self._engine, self._renderer, self._barrier, self._member = engine, renderer, barrier, member
 
     async def generate(self, segments: Sequence[Segment], sampling: Sampling, *, deadline: float) -> Generation:
         """As the engine's own, when everybody's turn has come; `deadline` is a time of time.monotonic."""
@@ -171,7 +176,15 @@ class _InRounds:
             told = f"a round was not complete before the deadline of a turn: {self._barrier}"
             _log.warning("%s", told)
             raise GenerationFailed(told) from None
+        if self._is_last(generation):
+            self._barrier.leave(self._member)
         return generation
+
+    def _is_last(self, generation: Generation) -> bool:
+        """Whether the episode ends with this turn: an answer is one in every grammar, and none follows a torn one."""
+        if generation.stop != "end_of_turn":
+            return True
+        return isinstance(parse_turn(self._renderer.decode(generation.token_ids), Grammar()).action, Answer)
 
 
 _barrier: RoundBarrier | None = None  # of this process, which has one engine and one event loop
@@ -184,4 +197,4 @@ def in_rounds(engine: Generator, renderer: Renderer, question: Question) -> Gene
     task = asyncio.current_task()
     assert task is not None, "episodes are played in tasks"
     _barrier.join(task)
-    return _InRounds(engine, _barrier, task)
+    return _InRounds(engine, renderer, _barrier, task)

@@ -1,8 +1,9 @@
 """One run of the bench: the plan of an arm, and the real GRPO run that it makes.
 
 The path is that of `mmsearch grpo` (`workflows.grpo.run.train`): an arm changes `max_staleness`, the tools' latency,
-and what would only cost time here (checkpoints on the way, the check of the start). The arm in rounds also has its
-episodes played under `async_rounds.in_rounds`. Everything lands in the arm's own folder.
+and what would only cost time here (checkpoints on the way, the check of the start, evaluations: the last weights are
+asked afterwards, `async_evaluation.py`). The arm in rounds also has its episodes played under `async_rounds.in_rounds`.
+Everything lands in the arm's own folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.console import Console
 from cluster.storage import Folder
 from cluster.telemetry import read
 from cluster.trackers import Tracking
+from workflows.bench.async_evaluation import Evaluation
 from workflows.bench.async_form import Arm, AsyncForm, ToolTrace
 from workflows.bench.async_latency import slowed
 from workflows.bench.async_numbers import RunNumbers, Used, numbers, phases
@@ -34,7 +36,7 @@ from workflows.grpo.run import identity_of, train
 from workflows.grpo.settings import OnlineEvaluationSettings
 
 NUMBERS, LOG = "numbers.json", "log.txt"  # in the run's folder, beside what every GRPO run leaves
-VERSION = 2  # raise it when the same run comes to other numbers
+VERSION = 3  # raise it when the same run comes to other numbers
 AGES = "staleness/tokens_"
 LEFT = ("checkpoints", "export", "best")  # of a finished run: nobody continues from it
 
@@ -47,25 +49,24 @@ class Run:
     arm: Arm
     seed: int
     plan: Plan
+    evaluation: Evaluation | None = None  # of its last weights
 
     @property
     def mark(self) -> str:
         """Another one for whatever decides the numbers; the machine left aside."""
         parts = ("engine", "search", "reward", "learner", "grpo", "limits")
         settings = {part: dataclasses.asdict(getattr(self.plan, part)) for part in parts}
-        decisive = [VERSION, identity_of(self.plan), settings, dataclasses.asdict(self.arm)]
+        asked = self.evaluation.identity if self.evaluation else []
+        decisive = [VERSION, identity_of(self.plan), settings, dataclasses.asdict(self.arm), asked]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def run_of(base: Plan, root: Folder, trace: ToolTrace, arm: Arm, seed: int, form: AsyncForm) -> Run:
-    """An arm's run. `base` is the plan that `mmsearch grpo` would carry out; `root` has a folder for each run."""
+def run_of(
+    base: Plan, root: Folder, trace: ToolTrace, arm: Arm, seed: int, form: AsyncForm, evaluation: Evaluation | None
+) -> Run:
+    """One arm's run. `base` is the plan that `mmsearch grpo` would carry out; `root` has a folder for each run."""
     g = base.grpo
     name = f"{trace.name}/{arm.name}/seed-{seed}"
-    evaluation = OnlineEvaluationSettings()
-    if form.evaluation:
-        evaluation = replace(
-            g.evaluation, every=form.steps, questions=form.evaluation, at_start=False, best=False, patience=0
-        )
     grpo = replace(
         g,
         steps=form.steps,
@@ -75,7 +76,7 @@ def run_of(base: Plan, root: Folder, trace: ToolTrace, arm: Arm, seed: int, form
         start_check_questions=0,
         checkpoint_every=form.steps + 1,
         trajectories_per_step=0,
-        evaluation=evaluation,
+        evaluation=OnlineEvaluationSettings(),
         export="last",
     )
     search = slowed(base.search, trace, seed, name.replace("/", "-"))
@@ -91,7 +92,7 @@ def run_of(base: Plan, root: Folder, trace: ToolTrace, arm: Arm, seed: int, form
         tracking=Tracking(()),
         policy=IN_ROUNDS if arm.rounds else None,
     )
-    return Run(trace, arm, seed, plan)
+    return Run(trace, arm, seed, plan, evaluation)
 
 
 def known(run: Run) -> RunNumbers | None:
@@ -104,7 +105,7 @@ def known(run: Run) -> RunNumbers | None:
 
 
 def carry_out(run: Run) -> RunNumbers:
-    """Train, and return what it came to. Ray is running. Raise what `train` raises."""
+    """Train, and return what it came to. Ray is running. Raise what `train` and the evaluation raise."""
     said = io.StringIO()
     folder = run.plan.folder
     try:
@@ -115,7 +116,8 @@ def carry_out(run: Run) -> RunNumbers:
     requests = {name: int(spent["month"]["requests"]) for name, spent in asyncio.run(spending(run.plan.search)).items()}
     searched = manifest.read(folder)["searches"]
     found = numbers(run.trace.name, run.arm, run.seed, read(folder), _ages(folder), searched, requests)
-    found = replace(found, used=_used(run, watch))
+    answers = run.evaluation.answers(folder / "export") if run.evaluation else {}
+    found = replace(found, used=_used(run, watch), answers=answers)
     folder.write_json(NUMBERS, {"mark": run.mark, "numbers": dataclasses.asdict(found)})
     for name in LEFT:
         folder.delete(name)
@@ -141,8 +143,8 @@ def _used(run: Run, watch: ProcessorWatch) -> Used | None:
     borders = phases(training_steps(run.plan.folder))
     if run.arm.max_staleness or not borders or not watch.samples:
         return None
-    learner, sampler = uncontended(watch.samples, borders)
-    return Used(learner / len(borders), sampler / len(borders)) if learner and sampler else None
+    learner, sampler, controller = (seconds / len(borders) for seconds in uncontended(watch.samples, borders))
+    return Used(learner, sampler, controller) if learner and sampler else None
 
 
 def _ages(folder: Folder) -> Counter[int]:

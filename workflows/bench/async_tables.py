@@ -49,8 +49,9 @@ def show(report: Report, form: AsyncForm, out: Console) -> None:
             out.print(f"{which} {_numbers(one.spoilt)}, which are left out of s/step.", highlight=False)
     for finding in report.findings():
         sign = "at most" if finding.at_most else "at least"
-        verdict = "reached" if finding.reached else "missed"
-        out.print(f"{finding.says}: {finding.value:.2f}, to be {sign} {finding.bound:g}: {verdict}", highlight=False)
+        spread = " (95 % from {:.2f} to {:.2f})".format(*finding.interval) if finding.interval else ""
+        told = f"{finding.says}: {finding.value:.2f}{spread}, to be {sign} {finding.bound:g}: {finding.verdict}"
+        out.print(told, highlight=False, soft_wrap=True)
     if form.steps < FEW_STEPS:
         out.print(f"Of {form.steps} steps, times say something; rewards and exact match hardly do.", highlight=False)
 
@@ -114,15 +115,19 @@ def _idle(report: Report, trace: str) -> Table:
 def _costs(report: Report, out: Console) -> None:
     seeds = dict.fromkeys(one.seed for one in report.runs)
     used = [found for seed in seeds if (found := report.used(seed))]
+    trace, arm = CALIBRATION
     if not used:
-        trace, arm = CALIBRATION
         out.print(f"\nNo lower bound: it is measured in the arm {arm} under {trace}, on a cluster started here.")
         return
-    learner, sampler = (fmean(getattr(one, role) for one in used) for role in ("learner", "sampler"))
+    learner, sampler, controller = (
+        fmean(getattr(one, role) for one in used) for role in ("learner", "sampler", "controller")
+    )
+    shares = [share for one in report.of(trace, arm) if (share := one.controller_share) is not None]
     out.print(
         f"\nLower bound: a step costs {learner:.2f} CPU s of the learner and {sampler:.2f} of the samplers where they"
-        f" alternate ({CALIBRATION[1]}, {CALIBRATION[0]}), on {report.setting.cores} cores; under a quota at least its"
-        " requests by the quota.",
+        f" alternate ({arm}, {trace}), on {report.setting.cores} cores; under a quota at least its requests by the"
+        f" quota. Beside them {controller:.2f} CPU s of the controller, Ray's client included: {fmean(shares):.1%} of"
+        " the step's time.",
         highlight=False,
         soft_wrap=True,
     )

@@ -21,6 +21,7 @@ from cluster import machine, runtime
 from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.bench import async_tables
+from workflows.bench.async_evaluation import Evaluation
 from workflows.bench.async_form import AsyncForm
 from workflows.bench.async_numbers import RunNumbers
 from workflows.bench.async_report import Report, Setting
@@ -38,7 +39,8 @@ def run(settings: Any, form: AsyncForm, *, again: bool = False, as_json: bool = 
     plan = plan_of(settings)
     root = RunFolder(settings.run.folder).root / FOLDER
     _check_start(plan)
-    made = _all(plan, runs_of(plan, root, form), again, Console(stderr=True))
+    evaluation = Evaluation.of(settings, form.evaluation) if form.evaluation else None
+    made = _all(plan, runs_of(plan, root, form, evaluation), again, Console(stderr=True))
     traces = tuple(dict.fromkeys(trace for trace, _ in form.pairs()))
     setting = Setting(plan.model, traces, plan.grpo.groups_per_step, plan.grpo.group_size, machine.cores())
     report = Report(setting, made)
@@ -50,10 +52,10 @@ def run(settings: Any, form: AsyncForm, *, again: bool = False, as_json: bool = 
         async_tables.show(report, form, Console(width=async_tables.COLUMNS))
 
 
-def runs_of(plan: Plan, root: Folder, form: AsyncForm) -> list[Run]:
+def runs_of(plan: Plan, root: Folder, form: AsyncForm, evaluation: Evaluation | None = None) -> list[Run]:
     """Seed by seed, so that a bench that is stopped has whole comparisons."""
     return [
-        run_of(plan, root, trace, arm, plan.seed + number, form)
+        run_of(plan, root, trace, arm, plan.seed + number, form, evaluation)
         for number in range(form.seeds)
         for trace, arm in form.pairs()
     ]
@@ -66,12 +68,13 @@ def document_of(report: Report, form: AsyncForm) -> dict[str, Any]:
         "latency": "injected",
         "form": dataclasses.asdict(form),
         "runs": [
-            dataclasses.asdict(one)
+            {name: value for name, value in dataclasses.asdict(one).items() if name != "answers"}  # those the run has
             | {"mean_s": one.mean_s, "median_s": one.median_s, "wall_s": one.wall_s}
+            | {"exact_match": one.exact_match, "asked": len(one.answers), "controller_share": one.controller_share}
             | {"lower_bound_s": report.bound_s(one)}
             for one in report.runs
         ],
-        "findings": [dataclasses.asdict(one) | {"reached": one.reached} for one in report.findings()],
+        "findings": [dataclasses.asdict(one) | {"verdict": one.verdict} for one in report.findings()],
     }
 
 

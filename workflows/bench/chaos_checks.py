@@ -23,7 +23,7 @@ def problems(folder: Folder, settings: GrpoSettings) -> list[str]:
     """
     steps = training_steps(folder)
     found = [*_numbering(steps), *_books(steps, settings.groups_per_step), *_staleness(steps, settings.max_staleness)]
-    return found + _episodes(folder, steps, settings.group_size)
+    return found + _episodes(folder, steps, settings.groups_per_step, settings.group_size)
 
 
 def _numbering(steps: Sequence[dict[str, Any]]) -> list[str]:
@@ -49,9 +49,9 @@ def _staleness(steps: Sequence[dict[str, Any]], bound: int) -> list[str]:
     return [f"tokens of staleness {worst:.0f} were trained on, {bound} is allowed"] if worst > bound else []
 
 
-def _episodes(folder: Folder, steps: Sequence[dict[str, Any]], siblings: int) -> list[str]:
-    """Of the kept trajectories: none failed for the infrastructure, none of a group stands twice, no question is there
-    more often than the epochs allow."""
+def _episodes(folder: Folder, steps: Sequence[dict[str, Any]], in_step: int, siblings: int) -> list[str]:
+    """Of the kept trajectories: each step has its `in_step` groups, none failed for the infrastructure, none of a group
+    of `siblings` stands twice, no question is there more often than the epochs allow."""
     if not steps:
         return ["no step was made"]
     wrong: list[str] = []
@@ -68,10 +68,13 @@ def _episodes(folder: Folder, steps: Sequence[dict[str, Any]], siblings: int) ->
         members = Counter((row["question_id"], row["sample_index"]) for row in rows)
         if any(n > 1 or index >= siblings for (_, index), n in members.items()):
             wrong.append(f"{name} has an episode twice, or more of them than a group has")
-        groups.update({row["question_id"] for row in rows})
-    asked = sum(v for k, v in steps[-1].items() if k == "groups_total/admitted")
+        asked = {row["question_id"] for row in rows}
+        if len(asked) != in_step:
+            wrong.append(f"{name} has episodes of {len(asked)} questions, a step is of {in_step}")
+        groups.update(asked)
+    admitted = sum(v for k, v in steps[-1].items() if k == "groups_total/admitted")
     questions = json.loads(folder.read_bytes("manifest.json"))["questions"] if folder.exists("manifest.json") else 0
-    epochs = math.ceil(asked / questions) if questions else 1
+    epochs = math.ceil(admitted / questions) if questions else 1
     often = {question: n for question, n in groups.items() if n > epochs}
     if often:
         wrong.append(f"{len(often)} questions were trained more often than {epochs} epochs allow")

@@ -12,6 +12,7 @@ RESUMED = "continuing after step"  # what a run says when it goes on from a chec
 STEP = re.compile(r"^step (\d+): ", re.MULTILINE)  # what it says of each step, before it writes it down
 QUIET_SHARE = 0.1  # of the time, before the first kill: how fast the run is when nobody disturbs it
 STEPS_LOST = 1  # that a kill may cost, at most
+TARGET_SPEED = 0.9  # of the undisturbed run, between recoveries and kills
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Victim:
     name: str
     title: str
     how: signal.Signals = signal.SIGKILL
-    back: str = ""  # "": nothing; a step that was begun after the kill shows it
-    bound_s: float = 75.0
+    back: str = ""  # "": nothing; another process of the kind shows it, and a step that was begun after the kill
+    bound_s: float = 75.0  # to be whole again within; a target, which a busy machine misses
 
 
 CONTROLLER = Victim("controller", "workflows.cli", back=RESUMED)
@@ -63,6 +64,11 @@ class Kill:
     repeated: int = 0  # steps that were recorded and had to be done again
     left: tuple[str, ...] = ()  # processes of ours that a dead controller left behind
 
+    @property
+    def late(self) -> bool:
+        """Whether the run was whole again after its target only."""
+        return self.whole_s > self.bound_s
+
 
 def bag(seed: int) -> Iterator[Victim]:
     """All kinds in a drawn order, then all again in another one."""
@@ -77,16 +83,20 @@ def over(form: ChaosForm, seconds: float, kills: Sequence[Kill]) -> bool:
     return not spared and seconds + form.every_s >= 60 * form.minutes
 
 
-def whole(victim: Victim, log: str, then: int, now: int) -> bool:
-    """Whether the run is whole again: `log` is what it said since the kill, `then` and `now` its last recorded steps.
+def whole(victim: Victim, log: str, then: int, now: int, replaced: bool) -> bool:
+    """Whether the run is whole again: `log` is what it said since the kill, `then` and `now` its last recorded steps,
+    `replaced` whether there is a process of the kind that was not there before.
 
     A run that began again must also have made a step.
     """
     if victim.back == RESUMED:
         _, resumed, since = log.rpartition(RESUMED)
         return bool(resumed and STEP.search(since))
-    # one step may have been as good as done when the blow fell, so the one after it is the proof
-    return victim.back in log if victim.back else now > then + 1
+    if victim.back:
+        return victim.back in log
+    # others of the kind keep the run going, so steps alone prove nothing; and one of them may have been as good as
+    # done when the blow fell
+    return replaced and now > then + 1
 
 
 def repeated(log: str, since: int) -> int:
@@ -105,16 +115,19 @@ def rate(times: Sequence[float], windows: Sequence[tuple[float, float]]) -> floa
     return inside / length if length else None
 
 
-def speeds(times: Sequence[float], kills: Sequence[Kill]) -> dict[str, float | None]:
-    """Steps a second from the first step to the first kill, and between each recovery and the next kill.
+def speeds(times: Sequence[float], kills: Sequence[Kill]) -> dict[str, float | bool | None]:
+    """Steps a second from the first step to the first kill, and between each recovery and the next kill; and whether
+    the latter reach their target. None for what cannot be told.
 
     `times`: when each step was recorded, in seconds since the run's start.
     """
-    if not times or not kills:
-        return {"undisturbed_per_s": None, "between_per_s": None}
-    ends = [*(kill.at_s for kill in kills[1:]), times[-1]]
-    between = [(kill.at_s + kill.whole_s, end) for kill, end in zip(kills, ends, strict=True)]
-    return {"undisturbed_per_s": rate(times, [(times[0], kills[0].at_s)]), "between_per_s": rate(times, between)}
+    quiet = between = None
+    if times and kills:
+        ends = [*(kill.at_s for kill in kills[1:]), times[-1]]
+        windows = [(kill.at_s + kill.whole_s, end) for kill, end in zip(kills, ends, strict=True)]
+        quiet, between = rate(times, [(times[0], kills[0].at_s)]), rate(times, windows)
+    reached = between >= TARGET_SPEED * quiet if quiet and between is not None else None
+    return {"undisturbed_per_s": quiet, "between_per_s": between, "speed_reached": reached}
 
 
 def costs(kills: Sequence[Kill]) -> list[str]:

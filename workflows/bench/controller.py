@@ -2,9 +2,9 @@
 
 Two parts, both on **simulated** samplers and learner:
 
-- *buffer*: the pure half (`WorkBuffer`, `PromptsCursor`) with as many groups under way as there are samplers, each on
-  one group at a time, on a clock that jumps: a million groups, some filtered, some failed. The simulation's own time is
-  in the figure. Memory is looked at on the way.
+- *buffer*: the pure half (`WorkBuffer`, `PromptsCursor`, and `Places` with the seats of every episode) with as many
+  groups under way as there are samplers, each on one group at a time, on a clock that jumps: a million groups, some
+  filtered, some failed. The simulation's own time is in the figure. Memory is looked at on the way.
 - *controller*: the whole `Controller` with its asyncio loops, tasks and metrics, on ports that answer at once: the
   processor time of a step, beside the step time of the run's own GRPO training where it has been trained.
 """
@@ -27,9 +27,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from actors.agent.episode import Limits
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Ending, Failure, Label, Question, Summary
 from workflows.grpo.controller import Controller
+from workflows.grpo.places import FleetLimits, Place, Places
 from workflows.grpo.ports import ControllerState, GroupResult, SamplerLoad
 from workflows.grpo.prompts_cursor import PromptsCursor
 from workflows.grpo.recorder import STEP_TIME, training_steps
@@ -62,13 +64,19 @@ class BufferFigures:
     """One pass of the pure half."""
 
     groups: int
+    episodes: int  # of them, each of which had a seat of its own
     seconds: float
+    seats_s: float  # of them, for the seats
     ends: dict[str, int]
     rss_mib: tuple[float, ...]  # of this process, evenly over the groups; the first one before the first group
 
     @property
     def per_s(self) -> float:
         return self.groups / self.seconds
+
+    @property
+    def per_s_without_seats(self) -> float:
+        return self.groups / (self.seconds - self.seats_s)
 
     @property
     def growth_mib(self) -> float:
@@ -81,7 +89,7 @@ def run(settings: Any, load: ControllerLoad, *, as_json: bool = False) -> None:
     """The command."""
     grpo: GrpoSettings = settings.grpo
     console = Console(stderr=True)
-    buffer = simulated_buffer(load, grpo.max_staleness, settings.run.seed, console)
+    buffer = simulated_buffer(load, grpo, settings.run.seed, console)
     cpu_s = asyncio.run(simulated_controller(grpo, load.steps))
     lines = training_steps(RunFolder(settings.run.folder).root / grpo.folder)
     document = document_of(load, grpo, buffer, cpu_s, [line[STEP_TIME] for line in lines])
@@ -91,11 +99,47 @@ def run(settings: Any, load: ControllerLoad, *, as_json: bool = False) -> None:
 # -- the pure half --
 
 
-def simulated_buffer(load: ControllerLoad, max_staleness: int, seed: int, console: Console) -> BufferFigures:
+class _Seats:
+    """Who plays what: the fleet's books, kept for every episode as `dispatch.py` keeps them."""
+
+    def __init__(self, samplers: int, grpo: GrpoSettings) -> None:
+        grpo = replace(grpo, samplers=samplers, episodes_per_sampler=grpo.group_size)
+        self._siblings, self._places = grpo.group_size, Places(FleetLimits.of(grpo, Limits().longest_s))
+        self._playing: dict[GroupId, list[tuple[Place, Any]]] = {}
+        self.given_back = 0  # seats
+        self.seconds = 0.0
+        draw = random.Random(0)
+        for i in range(samplers):
+            self._places.set(self._places.add(_Sampler(f"sampler-{i}", draw)), fenced="")
+
+    def begin(self, group: GroupId) -> None:
+        began = time.perf_counter()
+        episodes: Any = [(group, index) for index in range(self._siblings)]  # in place of tasks
+        self._playing[group] = playing = []
+        for episode in episodes:
+            seat = self._places.seating.take(group)
+            assert seat is not None, "there are as many seats as slots have episodes"
+            place = self._places[seat.name]
+            self._places.began(place, episode)
+            playing.append((place, episode))
+        self.seconds += time.perf_counter() - began
+
+    def end(self, group: GroupId) -> None:
+        began = time.perf_counter()
+        for place, episode in self._playing.pop(group):
+            self._places.ended(place, episode)
+            self._places.seating.give_back(place.seat)
+            self.given_back += 1
+        self._places.seating.end_group(group)
+        self.seconds += time.perf_counter() - began
+
+
+def simulated_buffer(load: ControllerLoad, grpo: GrpoSettings, seed: int, console: Console) -> BufferFigures:
     """Every group from admission to its end, on a clock that jumps to the next one that is finished."""
     draw = random.Random(seed)
-    buffer = WorkBuffer(max(1, load.samplers // (max_staleness + 1)), max_staleness)
+    buffer = WorkBuffer(max(1, load.samplers // (grpo.max_staleness + 1)), grpo.max_staleness)
     cursor = PromptsCursor((f"question-{i}" for i in range(QUESTIONS)), seed)
+    seats = _Seats(buffer.slots, grpo)
     under_way: list[tuple[float, GroupId]] = []
     admitted_at: dict[GroupId, int] = {}
     now, version = 0.0, 0
@@ -106,9 +150,11 @@ def simulated_buffer(load: ControllerLoad, max_staleness: int, seed: int, consol
         while buffer.released < load.groups:
             while buffer.free_slots and (group := buffer.admit(cursor.next(), version)) is not None:
                 buffer.start(group)
+                seats.begin(group)
                 admitted_at[group] = version
                 heapq.heappush(under_way, (now + draw.lognormvariate(0.0, SIGMA), group))
             now, group = heapq.heappop(under_way)
+            seats.end(group)
             luck = draw.random()
             if luck < FAILED_SHARE:
                 cursor.give_back(buffer.get(group).question_id, at_most=2)
@@ -124,7 +170,8 @@ def simulated_buffer(load: ControllerLoad, max_staleness: int, seed: int, consol
             if buffer.released * MEMORY_LOOKS >= load.groups * len(looks):
                 looks.append(_rss_mib())
                 bar.update(task, completed=buffer.released)
-    return BufferFigures(buffer.released, time.perf_counter() - began, buffer.ends(), tuple(looks))
+    seconds = time.perf_counter() - began
+    return BufferFigures(buffer.released, seats.given_back, seconds, seats.seconds, buffer.ends(), tuple(looks))
 
 
 def _rss_mib() -> float:
@@ -144,8 +191,8 @@ def _bar(title: str, total: int, console: Console) -> Progress:
 class _Sampler:
     """Answers at the next turn of the loop."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self._version, self._draw = name, 0, random.Random(name)
+    def __init__(self, name: str, draw: random.Random) -> None:
+        self.name, self._version, self._draw = name, 0, draw
 
     async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, object]:
         await asyncio.sleep(0)
@@ -160,7 +207,7 @@ class _Sampler:
     async def update(self, ticket: int) -> None:
         self._version = ticket
 
-    async def cancel(self, question_id: str) -> None:
+    async def cancel(self, question_id: str, sample_index: int | None = None) -> None:
         return None
 
     async def healthy(self) -> bool:
@@ -206,7 +253,8 @@ async def simulated_controller(grpo: GrpoSettings, steps: int) -> list[float]:
     }
     grpo = replace(grpo, steps=steps + 1, checkpoint_every=steps + 1, evaluation=replace(grpo.evaluation, every=0))
     others = _Others()
-    samplers = [_Sampler(f"sampler-{i}") for i in range(grpo.samplers)]
+    draw = random.Random(0)
+    samplers = [_Sampler(f"sampler-{i}", draw) for i in range(grpo.samplers)]
     await Controller(grpo, questions, samplers, others, others, others).run()
     return [after - before for before, after in zip(others.cpu_s, others.cpu_s[1:], strict=False)]
 
@@ -225,7 +273,11 @@ def document_of(
         "step_s": median(step_s) if step_s else None,
         "share_of_step": median(cpu_s) / median(step_s) if step_s else None,
     }
-    figures = dataclasses.asdict(buffer) | {"groups_per_s": buffer.per_s, "growth_mib": buffer.growth_mib}
+    figures = dataclasses.asdict(buffer) | {
+        "groups_per_s": buffer.per_s,
+        "groups_per_s_without_seats": buffer.per_s_without_seats,
+        "growth_mib": buffer.growth_mib,
+    }
     return {"samplers": "simulated", "load": dataclasses.asdict(load), "buffer": figures, "controller": whole}
 
 
@@ -236,8 +288,12 @@ def show(document: Mapping[str, Any], out: Console) -> None:
     for column in ("", "measured", "target"):
         table.add_column(column, justify="left" if column != "measured" else "right")
     fast = "reached" if buffer["groups_per_s"] >= TARGET_GROUPS_PER_S else "missed"
-    table.add_row("buffer: groups/s", f"{buffer['groups_per_s']:,.0f}", f"{TARGET_GROUPS_PER_S:,}: {fast}")
+    table.add_row(
+        "buffer, cursor and seats: groups/s", f"{buffer['groups_per_s']:,.0f}", f"{TARGET_GROUPS_PER_S:,}: {fast}"
+    )
+    table.add_row("  without the seats of their episodes", f"{buffer['groups_per_s_without_seats']:,.0f}", "")
     table.add_row("  groups, from admission to end", f"{buffer['groups']:,}", "")
+    table.add_row("  episodes that were given a seat and gave it back", f"{buffer['episodes']:,}", "")
     for how, n in buffer["ends"].items():
         table.add_row(f"    {how}", f"{n:,}", "")
     table.add_row("  memory at its beginning and end, MiB", _ends(buffer["rss_mib"]), "")

@@ -28,7 +28,7 @@ from actors.model.load import local_model
 from actors.weights.build import build_transport
 from actors.weights.manifest import TornPublish, WeightTicket, digest_of, weight_files
 from actors.weights.receiver import Receiver
-from actors.weights.settings import PublishSettings
+from actors.weights.settings import PublishSettings, Transport
 from actors.weights.transport import WeightTransport, default_root
 from cluster import machine, runtime
 from cluster.errors import UserError
@@ -38,7 +38,8 @@ from workflows.grpo.plan import plan_of
 
 TARGET_WRITE = 0.5  # of the machine's memory copy, shared memory
 TARGET_END_TO_END = 2e9  # bytes a second, shared memory
-TRANSPORTS, PARTS = ("shared_memory", "object_store", "storage"), ("transports", "pause")
+TRANSPORTS: tuple[Transport, ...] = ("shared_memory", "object_store", "storage")
+PARTS = ("transports", "pause")
 WIDTH, INNER = 1024, 2816  # of the made-up decoder
 SCRATCH_MIB = 256  # of Ray's store, beside two versions
 
@@ -51,7 +52,7 @@ class PublishLoad:
     # of weights
     versions: int = 10
     # of each transport, after a first one that is told apart
-    transports: tuple[str, ...] = TRANSPORTS
+    transports: tuple[Transport, ...] = TRANSPORTS
     storage: str | None = None
     # address of transport storage, a directory or s3://; a scratch folder when not given
     requests: int = 128
@@ -62,11 +63,21 @@ class PublishLoad:
 
     def check(self) -> None:
         """Raise `UserError` for what cannot be asked."""
-        for what, given, known in (("--transport", self.transports, TRANSPORTS), ("--part", self.parts, PARTS)):
-            if unknown := [one for one in given if one not in known]:
-                raise UserError(f"{what} is {unknown[0]!r} and must be {', '.join(known[:-1])} or {known[-1]}.")
+        _known("--part", self.parts, PARTS)
         if min(self.mib, self.versions, self.publishes) < 1 or self.requests < 2:
             raise UserError("--mib, --versions and --publishes must be at least 1, --requests at least 2.")
+
+
+def transports_named(names: Sequence[str]) -> tuple[Transport, ...]:
+    """Those, or all when none is named. Raise `UserError` for one that there is not."""
+    _known("--transport", names, TRANSPORTS)
+    by_name: dict[str, Transport] = {one: one for one in TRANSPORTS}
+    return tuple(by_name[name] for name in names) or TRANSPORTS
+
+
+def _known(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [one for one in given if one not in known]:
+        raise UserError(f"{option} is {unknown[0]!r} and must be {', '.join(known[:-1])} or {known[-1]}.")
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def transports(load: PublishLoad, console: Console) -> dict[str, Any]:
         console.print(f"bench publish: {name}, {load.versions} versions of {n_bytes / 1e6:,.0f} MB", highlight=False)
         with tempfile.TemporaryDirectory(prefix="mmsearch-bench-") as scratch:
             address = (load.storage or scratch) if name == "storage" else ""
-            way = build_transport(PublishSettings(name, address), default_root(f"bench-{Path(scratch).name}"))  # type: ignore[arg-type]
+            way = build_transport(PublishSettings(name, address), default_root(f"bench-{Path(scratch).name}"))
             try:
                 first, *later = _versions(way, weights, load.versions, copy)
             finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -128,19 +129,19 @@ async def _publish(
     engine: Engine, transport: FolderTransport, weights: Mapping[str, Any], publishes: int, clock: Clock
 ) -> tuple[list[float], list[float]]:
     """Seconds that each publish added between two tokens, and from pause to resume as the engine says."""
-    receiver = Receiver()
     usual = median(clock.gaps()[-STEPS_TIMED:])
     added, whole = [], []
-    for version in range(1, publishes + 1):
-        ticket = await asyncio.to_thread(transport.send, version, weights.items())
-        await asyncio.sleep(BETWEEN_S)
-        with receiver.opened(ticket) as folder:
-            began = time.perf_counter()
-            await engine.update(str(folder), version)
-            ended = time.perf_counter()
-        await asyncio.sleep(BETWEEN_S)
-        added.append(max(clock.gaps(began, ended), default=0.0) - usual)
-        whole.append(engine.stats().last_update_s)
+    with closing(Receiver()) as receiver:
+        for version in range(1, publishes + 1):
+            ticket = await asyncio.to_thread(transport.send, version, weights.items())
+            await asyncio.sleep(BETWEEN_S)
+            with receiver.opened(ticket) as folder:
+                began = time.perf_counter()
+                await engine.update(str(folder), version)
+                ended = time.perf_counter()
+            await asyncio.sleep(BETWEEN_S)
+            added.append(max(clock.gaps(began, ended), default=0.0) - usual)
+            whole.append(engine.stats().last_update_s)
     return added, whole
 
 

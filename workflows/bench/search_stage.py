@@ -39,6 +39,9 @@ class NoImages:
     def get(self, ref: ImageRef) -> bytes:
         raise NotImplementedError("the bench searches for text")
 
+    def has(self, ref: ImageRef) -> bool:
+        return False
+
 
 @asynccontextmanager
 async def running_provider(load: ProviderLoad) -> AsyncIterator[str]:

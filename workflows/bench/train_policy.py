@@ -7,6 +7,7 @@ episode has something to teach. The pictures come from the run's blobs; nothing 
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -42,14 +43,14 @@ class Batch:
 
 
 class PolicySteps:
-    """`step(number)` trains; `tokens` and `flops` tell what that step was made of."""
+    """`step(number)` trains on the next batch; `tokens` and `flops` tell what that step was made of."""
 
     def __init__(self, learner: Learner, batches: Sequence[Batch]) -> None:
-        self._learner, self._batches = learner, batches
+        self._learner, self._batches = learner, itertools.cycle(batches)
         self.tokens = self.flops = 0
 
     def step(self, number: int) -> Any:
-        batch = self._batches[number % len(self._batches)]
+        batch = next(self._batches)  # not by `number`: of steps that are evenly spaced it may choose one batch alone
         done = self._learner.train(batch.groups, version=0)
         self.tokens, self.flops = batch.tokens, batch.flops
         return done
@@ -127,6 +128,7 @@ class Counted:
             max_length=self.settings.max_length,
             version=0,
             mask=self.settings.mask,
+            flat_groups=self.settings.flat_groups,
         )
         shape = Shape.of(self.config)
         lengths = [len(one.expanded) for one in sequences]

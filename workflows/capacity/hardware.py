@@ -17,8 +17,10 @@ class Hardware:
 
     gpu: int
     gpus_per_node: int = 8
+    cpus_per_node: float | None = None  # None: not known, and not judged
     nodes: int | None = None  # None: as many as are needed
     host: int | None = None  # memory of a node; None: not known, and not judged
+    shm: int | None = None  # of that, what /dev/shm may have; None: not known, and not judged
     reserve: int = 2 * GIB  # of each GPU, for what is not counted
 
 

@@ -17,6 +17,7 @@ class Actors:
     count: int
     cpus: float
     gpus: float
+    gang: bool = False  # as close together as can be, as the placement group in actors/learner/actor.py has them
 
 
 @dataclass
@@ -34,25 +35,22 @@ class Node:
 
 
 def place(actors: Sequence[Actors], gpus_per_node: int, cpus_per_node: float | None = None) -> list[Node]:
-    """The largest first, each on the first node that has room; those without GPUs where the fewest CPUs are taken.
+    """The largest first, each on the first node that has room; those without GPUs that are no gang where the fewest
+    CPUs are taken.
 
-    An actor's GPUs are on one node. Raise `UserError` for one that no node can hold.
+    An actor's GPUs and CPUs are on one node. Raise `UserError` for one that no node can hold.
     """
-    nodes: list[Node] = []
-    with_gpus = sorted((some for some in actors if some.gpus), key=lambda some: -some.gpus)
-    for some in with_gpus:
+    for some in actors:
+        if cpus_per_node is not None and some.cpus > cpus_per_node:
+            raise UserError(f"A {some.role} needs {some.cpus:g} CPUs of one node, and a node has {cpus_per_node:g}.")
         if some.gpus > gpus_per_node:
             raise UserError(f"A {some.role} needs {some.gpus:g} GPUs of one node, and a node has {gpus_per_node}.")
+    nodes: list[Node] = []
+    for some in sorted(actors, key=lambda some: -some.gpus):
         for _ in range(some.count):
-            home = next((node for node in nodes if _has_room(node, some, cpus_per_node)), None)
+            order = nodes if some.gpus or some.gang else sorted(nodes, key=lambda node: node.cpus)
+            home = next((node for node in order if _has_room(node, some, cpus_per_node)), None)
             if home is None:
-                home = Node(float(gpus_per_node))
-                nodes.append(home)
-            home.take(some)
-    for some in (some for some in actors if not some.gpus):
-        for _ in range(some.count):
-            home = min(nodes, key=lambda node: node.cpus, default=None)
-            if home is None or not _has_room(home, some, cpus_per_node):
                 home = Node(float(gpus_per_node))
                 nodes.append(home)
             home.take(some)
@@ -64,5 +62,5 @@ def gpus_needed(actors: Sequence[Actors]) -> int:
 
 
 def _has_room(node: Node, some: Actors, cpus_per_node: float | None) -> bool:
-    fits_cpus = cpus_per_node is None or not node.actors or node.cpus + some.cpus <= cpus_per_node
+    fits_cpus = cpus_per_node is None or node.cpus + some.cpus <= cpus_per_node + 1e-9
     return node.free_gpus + 1e-9 >= some.gpus and fits_cpus

@@ -62,11 +62,12 @@ def rank_memory(
     width = width_of(backend)
     kept = states(shape, backend, ranks)
     second = width * shape.parts.total if reference.held else 0
+    spare = Item("reserve", reserve, "kernels, contexts, fragments: not counted")
     always = [
         Item("weights", kept.weights, f"{amount(shape.held)} parameters"),
         Item("gradients", kept.gradients, f"of {amount(shape.learned)} that are learned"),
         Item("optimizer", kept.masters + kept.adam, "AdamW" + (" with fp32 masters" if kept.masters else "")),
-        Item("reserve", reserve, "kernels, contexts, fragments: not counted"),
+        spare,
     ]
     on_their_way = Item("buckets", buckets(shape, backend, ranks), "gradients on their way to other ranks")
     stays = backend.kind == "deepspeed" and backend.zero_stage == 3  # stage 3 never gives its bucket back
@@ -90,7 +91,12 @@ def rank_memory(
             Item("reference", second, "here for this pass, else in the host's memory"),
             Item("its forward pass", forward_working(shape, work, width)),
         ]
-    return fullest("a learner rank", capacity, always, moments)
+    running = fullest("a learner rank", capacity, always, moments)
+    if backend.kind == "plain" or backend.zero_stage < 3:
+        return running
+    # DeepSpeed moves the module to its device, and parts it then (engine.py: _configure_distributed_model)
+    whole = Item("weights", width * shape.held, f"{amount(shape.held)} parameters, before they are parted")
+    return max(running, Memory(running.of, capacity, "the start", (whole, spare)), key=lambda memory: memory.total)
 
 
 def _working(found: Activations, work: Pass) -> Item:

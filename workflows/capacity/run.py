@@ -39,8 +39,10 @@ class Asked:
     model: str | None = None  # in place of the one that the configuration names
     gpu_gib: float | None = None  # None: of the GPUs here, else an H100's
     gpus_per_node: int = 8
+    cpus_per_node: float | None = None
     nodes: int | None = None
     host_gib: float | None = None
+    shm_gib: float | None = None  # None: half of the host's, as Linux has it
     reserve_gib: float = 2.0
     assumed: Assumptions = dataclasses.field(default_factory=Assumptions)
     as_json: bool = False
@@ -70,7 +72,7 @@ def as_json(found: StagePlan, hardware: Hardware) -> dict[str, Any]:
     """For programs: the plan's fields, and what was concluded."""
     told = problems(found, hardware)
     document = dataclasses.asdict(found)
-    for name in ("learner", "sampler", "host"):
+    for name in ("learner", "sampler", "host", "shared"):
         memory: Memory | None = getattr(found, name)
         if memory is not None:
             document[name] |= {"total": memory.total, "missing": memory.missing}
@@ -109,11 +111,14 @@ def _refusal(settings: Any, found: StagePlan, hardware: Hardware, asked: Asked) 
 def _hardware(settings: Any, asked: Asked) -> Hardware:
     on_gpus = settings.grpo.learner_gpus or settings.grpo.sampler_gpus or settings.sft.rank_gpus
     host = asked.host_gib * GIB if asked.host_gib is not None else None if on_gpus else machine.memory()
+    shm = asked.shm_gib * GIB if asked.shm_gib is not None else None if host is None else host / 2
     gpu = asked.gpu_gib or gpu_gib() or DEFAULT_GPU_GIB
     return Hardware(
         gpu=int(gpu * GIB),
         gpus_per_node=asked.gpus_per_node,
+        cpus_per_node=asked.cpus_per_node,
         nodes=asked.nodes,
         host=None if host is None else int(host),
+        shm=None if shm is None else int(shm),
         reserve=int(asked.reserve_gib * GIB),
     )

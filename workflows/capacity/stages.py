@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.learner.settings import BackendSettings, LoraSettings
+from actors.model.pixels import CACHE_BYTES
 from actors.sampler.settings import EngineSettings
 from cluster.errors import UserError
 from workflows.capacity.activations import Pass
@@ -22,10 +23,16 @@ from workflows.capacity.rank_memory import Reference, rank_memory, width_of
 from workflows.capacity.sampler_memory import KvCache, sampler_memory
 from workflows.run_folder import RunFolder
 
-VERSIONS = 3  # published weights that lie in the learner's node: two that are kept, and the one being written
+RANK, SFT_RANK, SAMPLER = "learner rank", "SFT rank", "sampler"
+VERSIONS = 3  # in a folder on the learner's node: two that are kept, and the one being written
+IN_STORE = 2  # in Ray's object store there: the newest, and the one being put
 ONE_NODE = (
     "the actors take more than one node, and learner.publish.transport=shared_memory ends at the learner's: "
     "object_store reaches samplers on all"
+)
+LOCAL_FOLDER = (
+    "the actors take more than one node, and the run's folder is local: run.storage must be a folder that all nodes "
+    "see under the same path, or s3://bucket/prefix"
 )
 
 
@@ -66,6 +73,7 @@ class Tokens:
     in_flight: int = 0  # episodes played at a time, as configured
     tool_calls: int = 0  # at most
     publish_bytes: int = 0
+    transport: str = ""  # by which those go, as in learner.publish
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class StagePlan:
     sampler: Memory | None
     kv: KvCache | None
     host: Memory
+    shared: Memory
     actors: tuple[Actors, ...]
     nodes: tuple[Node, ...]
     tokens: Tokens
@@ -87,14 +96,17 @@ class StagePlan:
 
     @property
     def memories(self) -> list[Memory]:
-        return [memory for memory in (self.learner, self.sampler, self.host) if memory is not None]
+        return [memory for memory in (self.learner, self.sampler, self.host, self.shared) if memory is not None]
 
 
 def plan(settings: Any, stage: str, hardware: Hardware, assumed: Assumptions, model: str | None = None) -> StagePlan:
     """`settings` is `workflows.settings.Settings`; `stage` sft or grpo. Raise `UserError` for what fits together
     nowhere; what is merely too large is told by the memories."""
     files = model_files(settings.pictures.on(model or model_of(settings, stage)))
-    return _grpo(settings, files, hardware, assumed) if stage == "grpo" else _sft(settings, files, hardware, assumed)
+    found = (_grpo if stage == "grpo" else _sft)(settings, files, hardware, assumed)
+    if len(found.nodes) > 1 and settings.run.folder.is_local:
+        return replace(found, warnings=(*found.warnings, LOCAL_FOLDER))
+    return found
 
 
 def stages_of(settings: Any) -> list[str]:
@@ -145,8 +157,8 @@ def _grpo(settings: Any, files: ModelFiles, hardware: Hardware, assumed: Assumpt
     mean = _mean(assumed, longest)
     sampler, kv = sampling(settings, engine, shape, hardware, mean)
     actors = (
-        Actors("learner rank", grpo.ranks, grpo.learner_cpus, grpo.learner_gpus),
-        Actors("sampler", grpo.samplers, grpo.sampler_cpus, grpo.sampler_gpus),
+        Actors(RANK, grpo.ranks, grpo.learner_cpus, grpo.learner_gpus, gang=True),
+        Actors(SAMPLER, grpo.samplers, grpo.sampler_cpus, grpo.sampler_gpus),
         Actors("search worker", settings.search.pool.min, settings.search.pool.cpus, 0.0),
         Actors("reward evaluator", settings.reward.evaluators, settings.reward.evaluator_cpus, 0.0),
     )
@@ -159,6 +171,7 @@ def _grpo(settings: Any, files: ModelFiles, hardware: Hardware, assumed: Assumpt
         in_flight=min(grpo.samplers * grpo.episodes_per_sampler, grpo.slots * grpo.group_size),
         tool_calls=episodes * settings.agent.protocol.max_tool_calls,
         publish_bytes=width_of(learner.backend) * shape.parts.total,
+        transport=learner.publish.transport,
     )
     warnings = _kv_warnings(kv, grpo.episodes_per_sampler, engine.max_num_seqs)
     found = _stage("grpo", shape, files, training, hardware, assumed, actors, tokens, (sampler, kv), warnings)
@@ -200,7 +213,7 @@ def _sft(settings: Any, files: ModelFiles, hardware: Hardware, assumed: Assumpti
     )
     shape = architecture(files, training.freeze, training.lora)
     mean = _mean(assumed, sft.max_length)
-    actors = (Actors("SFT rank", sft.ranks, sft.rank_cpus, sft.rank_gpus),)
+    actors = (Actors(SFT_RANK, sft.ranks, sft.rank_cpus, sft.rank_gpus),)
     tokens = Tokens(sft.batch, sft.batch * mean, sft.batch * sft.max_length, _passes(sft.batch * mean, training))
     return _stage("sft", shape, files, training, hardware, assumed, actors, tokens, (None, None), [])
 
@@ -219,10 +232,21 @@ def _stage(
 ) -> StagePlan:
     sampler, kv = sampling
     learner = learner_memory(shape, files, training, hardware, assumed)
-    nodes = place(actors, hardware.gpus_per_node)
-    host = _host(shape, training, hardware, nodes, tokens, learner, sampler, actors)
+    nodes = place(actors, hardware.gpus_per_node, hardware.cpus_per_node)
     return StagePlan(
-        stage, shape, files.shipped, training, learner, sampler, kv, host, actors, tuple(nodes), tokens, tuple(warnings)
+        stage=stage,
+        shape=shape,
+        shipped=files.shipped,
+        training=training,
+        learner=learner,
+        sampler=sampler,
+        kv=kv,
+        host=_host(shape, training, hardware, nodes, tokens, learner, sampler, actors),
+        shared=_shared(hardware, nodes, tokens),
+        actors=actors,
+        nodes=tuple(nodes),
+        tokens=tokens,
+        warnings=tuple(warnings),
     )
 
 
@@ -261,24 +285,52 @@ def _host(
     sampler: Memory | None,
     actors: Sequence[Actors],
 ) -> Memory:
-    """Memory of the node that has the most learner ranks; without GPUs all that actors hold is there, too."""
-    here = max((sum(node.actors.get(a.role, 0) for a in actors[:1]) for node in nodes), default=0)
+    """Memory of the fullest node; without GPUs all that actors hold is there, too."""
     model = width_of(training.backend) * shape.parts.total
     read = shape.parts.total * (training.read_in + (width_of(training.backend) if training.reference.held else 0))
-    always: list[Item] = []
-    if not training.gpus:
-        always.append(Item("learner ranks", here * learner.total, f"{here} of {gib(learner.total)}"))
-    if sampler is not None and not actors[1].gpus:
-        always.append(Item("samplers", actors[1].count * sampler.total, f"{actors[1].count} engines"))
-    running = []
-    if training.reference.held and training.reference.offloaded:
-        running.append(Item("references", here * model, f"{here} ranks keep one here"))
-    if tokens.publish_bytes:
-        running.append(
-            Item("published weights", VERSIONS * tokens.publish_bytes, "in shared memory: two kept, one coming")
-        )
-    loading = [Item("loading", here * read, f"{here} ranks read the whole model")] if training.gpus else []
-    return fullest("a node's host", hardware.host, always, {"the run": running, "the start": loading})
+    engines_here = sampler is not None and not any(some.gpus for some in actors if some.role == SAMPLER)
+
+    def of(node: Node) -> Memory:
+        ranks, engines = _ranks(node), node.actors.get(SAMPLER, 0)
+        always: list[Item] = []
+        if not training.gpus:
+            always.append(Item("learner ranks", ranks * learner.total, f"{ranks} of {gib(learner.total)}"))
+        if sampler is not None and engines_here:
+            always.append(Item("samplers", engines * sampler.total, f"{engines} engines"))
+        running = _weights_on_their_way(tokens, node, nodes)
+        running.append(Item("pictures", ranks * CACHE_BYTES, f"{ranks} ranks keep so much of their pixels at most"))
+        if training.reference.held and training.reference.offloaded:
+            running.append(Item("references", ranks * model, f"{ranks} ranks keep one here"))
+        loading = [Item("loading", ranks * read, f"{ranks} ranks read the whole model")] if training.gpus else []
+        return fullest("a node's host", hardware.host, always, {"the run": running, "the start": loading})
+
+    return max((of(node) for node in nodes), key=lambda memory: memory.total)
+
+
+def _shared(hardware: Hardware, nodes: Sequence[Node], tokens: Tokens) -> Memory:
+    """Shared memory of the fullest node, which is part of its host's."""
+    found = (_weights_on_their_way(tokens, node, nodes) for node in nodes)
+    items = max(found, key=lambda items: sum(item.bytes for item in items))
+    return Memory("a node's shared memory (/dev/shm)", hardware.shm, "the run", tuple(items))
+
+
+def _weights_on_their_way(tokens: Tokens, node: Node, nodes: Sequence[Node]) -> list[Item]:
+    """What lies in shared memory of published weights, on a node of these; the first with a rank has rank 0."""
+    one, engines = tokens.publish_bytes, node.actors.get(SAMPLER, 0)
+    sends = node is next((some for some in nodes if _ranks(some)), None)
+    items: list[Item] = []
+    if tokens.transport == "shared_memory" and sends:
+        items.append(Item("published weights", VERSIONS * one, "two kept, one coming"))
+    if tokens.transport == "object_store" and (sends or engines):
+        count, what = (IN_STORE, "the newest, and one coming") if sends else (1, "on its way to the samplers here")
+        items.append(Item("published weights", count * one, f"in Ray's object store: {what}"))
+    if tokens.transport in ("object_store", "storage") and engines:
+        items.append(Item("weights landed", engines * one, f"{engines} samplers read a copy each"))
+    return items
+
+
+def _ranks(node: Node) -> int:
+    return node.actors.get(RANK, 0) + node.actors.get(SFT_RANK, 0)
 
 
 def _kv_warnings(kv: KvCache, episodes: int, sequences: int) -> list[str]:

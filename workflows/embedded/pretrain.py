@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 PROCESSOR = "processor"  # in pretrain/: tokenizer and image processor
 STATE = "state.json"  # in pretrain/: which checkpoint is whole, and whether all is done
+PICTURE_BYTES = 64 << 20  # of pixel values that are kept: several steps' worth, and each step has pictures of its own
 
 
 def run(settings: Settings, console: Console | None = None) -> None:
@@ -158,7 +159,7 @@ class Pretraining:
             self.folder.pretrain.upload(self.scratch, PROCESSOR)
         self.renderer = load_renderer(self.scratch)
         self.pictures = _Pictures()
-        pixels = Pixels.load(self.scratch, self.pictures, capacity=settings.batch, dtype="bfloat16")
+        pixels = Pixels.load(self.scratch, self.pictures, capacity=PICTURE_BYTES, dtype="bfloat16")
         model = build_model(tokenizer, settings.size, self.seed)
         ranks = join(Ranks())
         return SupervisedLearner(model, settings.backend, ranks, pixels, settings.micro_batch_tokens)
@@ -210,6 +211,9 @@ class _Pictures:
 
     def get(self, ref: ImageRef) -> bytes:
         return self._bytes[ref.sha256]
+
+    def has(self, ref: ImageRef) -> bool:
+        return ref.sha256 in self._bytes
 
 
 def lessons_of(world: World, settings: PretrainSettings, seed: int, step: int) -> list[Lesson]:

@@ -29,7 +29,7 @@ def intervals(
     `max_calls`: tool calls that the protocol allows in an episode.
     """
     rng = np.random.default_rng(seed)
-    values = _resampled([sums(rows, max_calls) for rows in rows_by_seed], resamples, rng)
+    values = resampled([sums(rows, max_calls) for rows in rows_by_seed], resamples, rng)
     found: dict[str, tuple[float, float]] = {}
     for name, column in zip(ratios(max_calls), values.T, strict=True):
         defined = column[~np.isnan(column)]  # a resample may hold none of the few questions that searched
@@ -39,7 +39,7 @@ def intervals(
     return found
 
 
-def _resampled(tables: Sequence[tuple[Values, Values]], resamples: int, rng: np.random.Generator) -> Values:
+def resampled(tables: Sequence[tuple[Values, Values]], resamples: int, rng: np.random.Generator) -> Values:
     """Values of every measure in every resample [resamples, measures]; nan where a measure is undefined."""
     if len(tables) == 1:
         return _within(*tables[0], resamples, rng)

@@ -48,7 +48,7 @@ from workflows.grpo.manifest import versions
 from workflows.grpo.prompts_cursor import epoch_order
 from workflows.grpo.questions import Questions, load_questions
 
-GRACE_S = 60.0  # beyond an episode's own time limit, before it is given up from outside
+WAY_S = 5.0  # for an episode's way there and back, beyond all that it may take
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ class Plan:
         for name in self.evaluate.arms:
             if missing := missing_in(ARMS[name], self.preset):
                 raise UserError(f"Arm {name} needs {missing}, which agent.preset={self.preset} does not have.")
+
+    @property
+    def episode_s(self) -> float:
+        """After which an episode is given up from outside: it has ended by itself, and been scored, before."""
+        return self.limits.longest_s + self.reward.timeout + WAY_S
 
     @property
     def sampling(self) -> Sampling:
@@ -247,7 +252,7 @@ async def _play_arm(
         samples=e.samples,
         concurrency=e.concurrency,
         retries=e.retries,
-        timeout_s=plan.limits.episode_timeout_s + GRACE_S,
+        timeout_s=plan.episode_s,
         told=told,
     )
     rows = [row_of(arm, one.question, one.trajectory, one.attempts) for one in played]

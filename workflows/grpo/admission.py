@@ -12,8 +12,9 @@ for `FORGET_S` bounds nothing; one that has just ceased to be lets what is under
 
 **KV cache.** No group begins while every live sampler has used more than `kv_used` of its cache.
 
-Always true: with fewer than `floor` groups in the pipeline one more may begin, so the next step always gets its groups;
-what is not known holds nothing back; an answer costs the same however much is under way.
+Always true: with fewer than `floor` groups that are not in training yet one more may begin, so the next step always
+gets its groups, and they are sampled while the batch before trains; what is not known holds nothing back; an answer
+costs the same however much is under way.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Admission:
     # -- what it is asked --
 
     def may_begin(self, groups: int, kv_full: bool) -> bool:
-        """Whether one more group may, beside `groups` in the pipeline.
+        """Whether one more group may, beside `groups` that later steps can be made of: none that is in training.
 
         `kv_full`: every live sampler has used more than `kv_used` of its KV cache.
         """

@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from actors.model.load import upload_model
 from cluster.storage import Folder
+from cluster.storage_failures import reason_of
 from workflows.grpo.evaluation_state import Best
 
 FILE = "best.json"
@@ -28,9 +30,13 @@ CopyPublished = Callable[[int, str], Awaitable[None]]  # version, address of the
 class BestModels:
     """`ports.Keeper` on the folder `best/`. `checkpoints`: how many of them are kept, each with a best of its own."""
 
-    def __init__(self, folder: Folder, copy: CopyPublished, checkpoints: int, timeout_s: float) -> None:
-        self._folder, self._copy, self._timeout_s = folder, copy, timeout_s
+    def __init__(
+        self, folder: Folder, copy: CopyPublished, checkpoints: int, timeout_s: float, say: Callable[[str], None]
+    ) -> None:
+        self._folder, self._copy, self._timeout_s, self._say = folder, copy, timeout_s, say
         self._current: Best | None = None
+        self._keeping: Best | None = None  # is being copied, perhaps beside a checkpoint that cannot name it yet
+        self._pruning = asyncio.Lock()
         self._named: deque[Best | None] = deque(maxlen=checkpoints)
 
     def resume(self, best: Best | None) -> bool:
@@ -49,22 +55,32 @@ class BestModels:
 
     async def keep(self, best: Best) -> None:
         """Copy its published weights. Raise `TimeoutError`, or what the storage raises."""
+        async with self._pruning:  # may be deleting what a run that was killed left under that name
+            self._keeping = best
+        try:
+            await self._copied(best)
+            self._current = best
+        finally:
+            self._keeping = None
+        await asyncio.to_thread(self._point, best)
+
+    async def _copied(self, best: Best) -> None:
         target = self.at(best)
-        await asyncio.to_thread(target.delete)  # what a run that was killed left
+        await asyncio.to_thread(target.delete)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._copy(best.version, target.address)
         except TimeoutError:
             raise TimeoutError(f"keeping the best weights took longer than {self._timeout_s:.0f} s") from None
         await asyncio.to_thread(target.write_json, FILE, asdict(best))
-        self._current = best
-        await asyncio.to_thread(self._point, best)
 
     async def checkpointed(self, best: Best | None) -> None:
         """A checkpoint was made that names `best`: delete what no checkpoint of those that are kept names."""
         self._named.append(best)
         if len(self._named) == self._named.maxlen:
-            await asyncio.to_thread(self._prune, {b.step for b in (*self._named, self._current) if b})
+            async with self._pruning:
+                needed = {b.step for b in (*self._named, self._current, self._keeping) if b}
+                await asyncio.to_thread(self._prune, needed)
 
     async def export(self, best: Best, target: Folder) -> None:
         """A copy for whoever takes the run's result; `config.json`, which makes it a model, is written last."""
@@ -75,13 +91,15 @@ class BestModels:
         with tempfile.TemporaryDirectory(prefix="mmsearch-best-") as scratch:
             local = source.local_path if source.is_local else source.download(Path(scratch))
             target.delete()
-            for file in sorted(local.iterdir(), key=lambda file: file.name == "config.json"):
-                target.upload(file, file.name)
+            upload_model(local, target)
 
     def _point(self, best: Best) -> None:
         self._folder.write_json(FILE, {**asdict(best), "folder": self.at(best).name})
 
     def _prune(self, steps: set[int]) -> None:
-        for name in self._folder.list():
-            if name.startswith(PREFIX) and int(name.removeprefix(PREFIX)) not in steps:
-                self._folder.delete(name)
+        try:
+            for name in self._folder.list():
+                if name.startswith(PREFIX) and int(name.removeprefix(PREFIX)) not in steps:
+                    self._folder.delete(name)
+        except OSError as error:
+            self._say(f"best weights that are not needed any more could not be deleted: {reason_of(error)}")

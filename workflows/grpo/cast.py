@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,13 +29,15 @@ from actors.search.settings import SearchSettings
 from actors.weights.nccl import Peer
 from actors.weights.transport import default_root
 from cluster.errors import UserError
-from cluster.runtime import Cluster, RuntimeSettings
+from cluster.runtime import Cluster, RuntimeSettings, joins
+from cluster.shared_folder import SharedFolder
 from cluster.storage import Folder
 from cluster.trackers import Tracking
 from workflows.grpo.ray_ports import RayLearner, RayRecruiter, RaySampler, RayTools
 from workflows.grpo.settings import GrpoSettings
 
 CLOSE_S = 30.0  # for an engine to stop; after that its process is killed
+RECEIVER_S = 1.0  # until it is asked again whether a sampler can receive weights
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Plan:
             raise UserError("learner.publish.transport=nccl and engine.nccl_updates=true go together: set both.")
         if self.learner.publish.transport == "nccl" and not (self.grpo.sampler_gpus and self.grpo.learner_gpus):
             raise UserError("learner.publish.transport=nccl needs grpo.learner_gpus and grpo.sampler_gpus.")
+        if self.learner.publish.transport == "nccl" and self.grpo.evaluation.every and self.grpo.evaluation.best:
+            raise UserError(
+                "learner.publish.transport=nccl leaves no copy of a version that grpo.evaluation.best could keep: set"
+                " grpo.evaluation.best=false."
+            )
         if self.limits.max_total_tokens > self.learner.max_length:
             raise UserError(
                 f"an episode may have {self.limits.max_total_tokens} tokens,"
@@ -93,9 +100,15 @@ class Plan:
 
     @property
     def learner_settings(self) -> LearnerSettings:
-        """The learner divides its logits by the temperature that the samplers sample at."""
+        """The learner divides its logits by the temperature that the samplers sample at, and learns from flat groups
+        where they are not filtered."""
         objective = replace(self.learner.objective, temperature=self.grpo.temperature)
-        return replace(self.learner, objective=objective)
+        return replace(self.learner, objective=objective, flat_groups=not self.grpo.filter_zero_variance)
+
+    @property
+    def episode_s(self) -> float:
+        """Seconds within which a sampler has ended an episode and has its reward or none, whatever hangs."""
+        return self.limits.longest_s + self.reward.timeout
 
     @property
     def resources(self) -> dict[str, float]:
@@ -114,12 +127,15 @@ def weights_root(plan: Plan) -> Path:
 
 
 class Cast:
-    """All actors of a run. `start` returns when every one of them is ready."""
+    """All actors of a run, created at once; `ready` returns when every one of them can work."""
 
     def __init__(self, plan: Plan, cluster: Cluster) -> None:
         self._plan, self._cluster = plan, cluster
         cluster.require(plan.resources, "the GRPO run")
         g, images = plan.grpo, plan.images
+        elsewhere = plan.folder.is_local and joins(plan.cluster)  # a cluster that was started here is this machine
+        self._shared = SharedFolder(plan.folder, "run.storage") if elsewhere else None
+        look = None if self._shared is None else self._shared.seen_by
         self._weights_root = weights_root(plan)
         self._searchers = Searchers(plan.search, images)
         self._evaluators = start_evaluators(plan.reward, plan.preset)
@@ -131,7 +147,8 @@ class Cast:
             images,
             str(self._weights_root),
             world=g.ranks,
-            options={"num_cpus": g.learner_cpus, "num_gpus": g.learner_gpus},
+            cpus=g.learner_cpus,
+            gpus=g.learner_gpus,
         )
 
         def sampler() -> Any:
@@ -152,7 +169,7 @@ class Cast:
         numbers = itertools.count()
 
         def another() -> RaySampler:
-            self.samplers.append(RaySampler(f"sampler-{next(numbers)}", sampler, plan.policy))
+            self.samplers.append(RaySampler(f"sampler-{next(numbers)}", sampler, plan.policy, look))
             return self.samplers[-1]
 
         for _ in range(g.samplers):
@@ -163,25 +180,38 @@ class Cast:
         self.tools = RayTools(self._searchers)
 
     async def ready(self, timeout_s: float) -> None:
-        """Raise what the construction of any actor raised, `UserError` when one did not get its cores in time."""
+        """Raise what the construction of any actor raised, `UserError` when one did not get its cores in time, or its
+        node does not see the run's folder."""
         async with self._cluster.starting("the GRPO run", timeout_s):
             await asyncio.gather(
+                self._see_the_folder(self.ranks.actors),  # before they load anything
                 self.ranks.ready(),
                 *(sampler.ready() for sampler in self.samplers),
                 self._searchers.ready(),
             )
+            await self._see_the_folder(await self._searchers.members())
+
+    async def _see_the_folder(self, actors: Iterable[Any]) -> None:
+        if self._shared is not None:
+            await asyncio.gather(*(self._shared.seen_by(actor) for actor in actors))
 
     async def _receivers(self) -> list[Peer]:
-        """The samplers that are well. Those that are not, or join later, get the version after."""
+        """The samplers that are well, as soon as there is one. Those that are not, or join later, get the next version.
+
+        One on offer that Ray has not placed would not answer, and is not asked.
+        """
 
         async def well(sampler: RaySampler) -> bool:
             async with asyncio.timeout(self._plan.grpo.probe_timeout_s):
                 return await sampler.healthy()
 
-        asked = list(self.samplers)
-        answers = await asyncio.gather(*(well(sampler) for sampler in asked), return_exceptions=True)
         gpus = self._plan.engine.tensor_parallel_size
-        return [sampler.peer(gpus) for sampler, answer in zip(asked, answers, strict=True) if answer is True]
+        while True:
+            asked = [sampler for sampler in self.samplers if sampler.started]
+            answers = await asyncio.gather(*(well(sampler) for sampler in asked), return_exceptions=True)
+            if found := [sampler for sampler, answer in zip(asked, answers, strict=True) if answer is True]:
+                return [sampler.peer(gpus) for sampler in found]
+            await asyncio.sleep(RECEIVER_S)  # all are being revived; the publish has a deadline
 
     async def close(self) -> None:
         """End every process that was started here, however it is doing."""
@@ -193,3 +223,5 @@ class Cast:
         for actor in self._evaluators:
             ray.kill(actor)
         shutil.rmtree(self._weights_root, ignore_errors=True)
+        if self._shared is not None:
+            self._shared.close()

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.agent.trajectory import Trajectory
+from actors.learner.backends.state_files import missing_files
 from cluster.errors import UserError
 from cluster.storage import Folder
 from cluster.storage_failures import reason_of
@@ -81,13 +82,14 @@ class CheckpointStore:
     async def write(self, state: ControllerState, groups: Sequence[SavedGroup], save_learner: SaveLearner) -> Folder:
         """All or nothing, the marker last; older ones than the newest `keep` are deleted after that.
 
-        Raise OSError when storage refuses; those before are as they were.
+        Raise OSError when storage refuses, and UserError when what ranks wrote is not here; those before are as they
+        were.
         """
         folder = self._folder / await asyncio.to_thread(self._free_name, state.step)
         try:
             await save_learner(folder / LEARNER)
             await asyncio.to_thread(self._finish, folder, state, groups)
-        except OSError:
+        except (OSError, UserError):
             await asyncio.to_thread(self._discard, folder)
             raise
         await asyncio.to_thread(self._prune, folder)
@@ -126,6 +128,11 @@ class CheckpointStore:
         return f"{stem}{max(taken, default=-1) + 1:02d}"
 
     def _finish(self, folder: Folder, state: ControllerState, groups: Sequence[SavedGroup]) -> None:
+        if missing := missing_files(folder / LEARNER):
+            raise UserError(
+                f"{folder / LEARNER} lacks {missing[0]}: a learner's rank on another node has it on a disk of its own."
+                " All nodes must see the run's folder: run.storage must be a directory that they share, or s3://."
+            )
         folder.write_bytes(GROUPS, _groups_bytes(groups))
         folder.write_json(
             CONTROLLER,

@@ -4,6 +4,9 @@ A sampler begins with as many as the settings allow. When its KV cache is full, 
 computes them again later, so the number is cut by a quarter: when that has happened, or is about to. It is raised again
 step by step while that makes the sampler faster. Where the KV cache never fills up, the number never changes.
 
+A sampler is in full use while less than a whole group is missing: among several, a group comes when all its siblings
+have places (seats.py).
+
 Always true: the number is between `least` and `most`; after a cut it is not cut again before the episodes beyond it
 have ended, because until then nothing has changed; without pressure it only rises.
 """
@@ -23,7 +26,7 @@ TRY_AGAIN_S = 120.0  # after a step up that was worth nothing
 
 
 class AdaptiveConcurrency:
-    """For one sampler; a new one after its process was replaced."""
+    """For one sampler; a new one after its process was replaced. `least`: siblings of a group."""
 
     def __init__(self, least: int, most: int) -> None:
         if not 1 <= least <= most:
@@ -45,7 +48,7 @@ class AdaptiveConcurrency:
                 self._cut_at = now
                 self._speed_before = None
             self._since = None
-        elif self.limit < self._most and load.kv_used < ROOMY and running >= self.limit:
+        elif self.limit < self._most and load.kv_used < ROOMY and running > self.limit - self._least:
             self._consider_more(now, load)
         else:
             self._since = None  # with places left over, speed says nothing about the limit

@@ -37,6 +37,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, S
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from actors.agent.episode import Limits
 from actors.agent.trajectory import Question
 from actors.search.load import LoadSample
 from cluster.storage_failures import Patience, storage_failed
@@ -87,10 +88,12 @@ class Controller:
         keeper: ports.Keeper | None = None,
         tools: ports.Tools | None = None,
         recruiter: ports.Recruiter | None = None,
+        episode_s: float = Limits().longest_s,
     ) -> None:
+        """`episode_s`: seconds within which a sampler has ended an episode, whatever hangs."""
         self.settings, self.questions = settings, questions
         self.learner, self.saver, self.recorder = learner, saver, recorder
-        self.fleet = Fleet(samplers, FleetLimits.of(settings), recorder.say)
+        self.fleet = Fleet(samplers, FleetLimits.of(settings, episode_s), recorder.say)
         self.admission = Admission(settings.admission, settings.groups_per_step, settings.group_size)
         self._tools, self._recruiter = tools, recruiter
         if state is None:
@@ -214,7 +217,7 @@ class Controller:
         """A slot is free, the steps that are left can use one more group, and it would not only be parked."""
         wanted = (self.settings.steps - self.step) * self.settings.groups_per_step
         fits = self.buffer.free_slots > 0 and self.buffer.held < wanted
-        begins = fits and self.admission.may_begin(self.buffer.held, self.fleet.places.kv_full)
+        begins = fits and self.admission.may_begin(self.buffer.upcoming, self.fleet.places.kv_full)
         self.watch.holds(self.admission.hold if fits else "")
         return begins
 
@@ -257,6 +260,7 @@ class Controller:
 
         self.watch.learner_waits()
         await self._within(self.settings.batch_timeout_s, "waiting for a batch", self._until(ready))
+        self._changed.set()  # what is in training is none of the groups that admission counts
         return taken
 
     async def _step(self, batch: Sequence[GroupResult]) -> None:
@@ -283,7 +287,10 @@ class Controller:
         self.evaluation.begin(self.version, self._ended)
         self.watch.progress()
         self._changed.set()
-        await self.recorder.step(self.step, metrics | self.watch.lap(), batch)
+        lap = self.watch.lap()
+        self.watch.learner("record")
+        record = self.recorder.step(self.step, metrics | lap, batch)
+        await self._within(s.checkpoint_timeout_s, "writing the step down", record)
 
     async def _checkpoint_on_the_way(self) -> None:
         """One that storage refuses is said; the newest one stays, and the next one is the next try, a few times."""
@@ -297,6 +304,7 @@ class Controller:
 
     async def checkpoint(self) -> None:
         """Between two steps: the learner's state, this object's, and the payloads of the finished groups."""
+        self.watch.learner("checkpoint")
         finished = [self.rollouts.results[g.id] for g in self.buffer.groups(GroupState.FINISHED)]
         state = self.state()
         save = self.saver.save(state, finished)

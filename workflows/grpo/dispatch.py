@@ -1,6 +1,7 @@
 """Episodes over a fleet of samplers.
 
-Reissued when the infrastructure fails, fenced when a sampler dies; which sampler is whose: seats.py.
+Reissued when the infrastructure fails, fenced when a sampler dies; which sampler is whose: seats.py; who waits for
+one: seat_queue.py.
 
     episode() --> lease a seat (oldest group first) --> sampler.run --> summary + payload
         ^                                                  | dead, late, failed
@@ -10,7 +11,8 @@ Reissued when the infrastructure fails, fenced when a sampler dies; which sample
               has answered; fences what does not; revives what is fenced:
               revive -> update to the current weights -> seats again ("a late joiner loads before its first
               token"); of more samplers than there must be, one that is fenced leaves instead
-    update()  every live sampler loads new weights; one that fails or is late is fenced, the others go on
+    update()  every live sampler loads new weights; one that fails or is late is fenced, the others go on; one that can
+              only have the next ones (GPU to GPU) is fenced as well, and gets them with the others
     add() -> join(), leave()   samplers that come and go while the run lasts (membership.py)
 
 Always true: an episode runs on one sampler at a time; a fenced sampler is given nothing and what it still ran
@@ -20,27 +22,22 @@ is reissued; every wait has a deadline on the event loop's clock.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Failure, Question, Summary
-from cluster.errors import RunBroken
+from actors.weights.manifest import WeightsMissed
 from workflows.grpo.places import FleetLimits, Place, Places
-from workflows.grpo.ports import BudgetSpent, Payload, Sampler, SamplerGone, SamplerLoad, Ticket
+from workflows.grpo.ports import BudgetSpent, Payload, Sampler, SamplerGone, Ticket
+from workflows.grpo.seat_queue import NoSampler, SeatQueue
 
 FAILURES_TO_FENCE = 16  # in a row on one sampler, without any success between: it is broken, not unlucky
-RUN_GRACE_S = 5.0  # beyond an episode's own deadline, for the way there and back
+RUN_GRACE_S = 5.0  # beyond what an episode may take on its sampler, for the way there and back
 POLL_S = 1.0  # between two looks at what a sampler has to do
 CANCEL_S = 5.0  # for telling a sampler to abort; it may be the very one that hangs
-
-
-class NoSampler(RunBroken):
-    """No sampler could be had within the deadline."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,6 @@ class Episode:
     wasted_tokens: int = 0  # sampled in those
 
 
-@dataclass(order=True)
-class _Waiter:
-    priority: tuple[int, ...]
-    number: int
-    seat: asyncio.Future[Place] = field(compare=False)
-    avoid: frozenset[str] = field(compare=False)
-    group: Hashable | None = field(compare=False)
-
-
 class Fleet:
     """The samplers of a run. All methods belong to one event loop."""
 
@@ -72,11 +60,8 @@ class Fleet:
         self._limits = limits
         self._say = say
         self.places = Places(limits)  # for others to look at only
-        self._seating = self.places.seating
-        self._waiters: list[_Waiter] = []  # a heap; those whose future is done have gone
-        self._waiting = 0
-        self._numbers = itertools.count()
-        self._weights = asyncio.Lock()  # one weight update at a time, joins included
+        revived_twice_s = 2 * limits.ready_timeout_s + limits.probe_every_s
+        self._queue = SeatQueue(self.places, revived_twice_s)
         self._ticket: Ticket | None = None
         self._tending: asyncio.TaskGroup | None = None
         self.updating = False
@@ -94,7 +79,7 @@ class Fleet:
 
     def describe(self) -> list[str]:
         """One line per sampler, for a stall report."""
-        return [*self.places.describe(), f"{self._waiting} episodes wait for a seat"]
+        return [*self.places.describe(), f"{self._queue.waiting} episodes wait for a seat"]
 
     # -- episodes --
 
@@ -116,7 +101,7 @@ class Fleet:
         avoid: set[str] = set()
         left = self._limits.episode_retries + 1
         while left:
-            place = await self._lease(priority, frozenset(avoid), group)
+            place = await self._queue.lease(priority, frozenset(avoid), group)
             answer = await self._run(place, question, index, sampling)
             if not isinstance(answer, str):
                 summary, payload = answer
@@ -133,22 +118,20 @@ class Fleet:
 
     def end_group(self, group: Hashable) -> None:
         """No sibling will be played any more: what was kept free for them is not kept any longer."""
-        self._seating.end_group(group)
-        self._serve()
+        self._queue.end_group(group)
 
     async def _run(
         self, place: Place, question: Question, index: int, sampling: Sampling
     ) -> tuple[Summary, Payload] | str:
         """One attempt on one sampler: its answer, or in words why there is none."""
         task = asyncio.ensure_future(place.sampler.run(question, index, sampling))
-        place.running.add(task)
-        self.places.recount(place)
+        self.places.began(place, task)
         try:
             if place.fenced:
                 return f"reissued, the sampler was fenced ({place.fenced})"
-            await asyncio.wait({task}, timeout=self._limits.episode_timeout_s + RUN_GRACE_S)
+            await asyncio.wait({task}, timeout=self._limits.episode_s + RUN_GRACE_S)
             if not task.done():
-                await self._tell_cancel(place, question.id)
+                await self._tell_cancel(place, question.id, index)
                 return self._failed(place, "no answer within the episode's deadline")
             if task.cancelled():
                 return f"reissued, the sampler was fenced ({place.fenced})"
@@ -164,10 +147,8 @@ class Fleet:
             return self._failed(place, f"{type(error).__name__}: {error}"[:300])
         finally:
             task.cancel()
-            place.running.discard(task)
-            self.places.recount(place)
-            self._seating.give_back(place.seat)
-            self._serve()
+            self.places.ended(place, task)
+            self._queue.give_back(place)
             self.on_change(place.name)
 
     def _failed(self, place: Place, why: str) -> str:
@@ -176,10 +157,11 @@ class Fleet:
             self.fence(place.name, f"{FAILURES_TO_FENCE} failures in a row, the last: {why}")
         return why
 
-    async def _tell_cancel(self, place: Place, question_id: str) -> None:
+    async def _tell_cancel(self, place: Place, question_id: str, index: int | None = None) -> None:
+        """One attempt alone, or all: its siblings sit on the same sampler and are in time."""
         try:
             async with asyncio.timeout(CANCEL_S):
-                await place.sampler.cancel(question_id)
+                await place.sampler.cancel(question_id, index)
         except Exception as error:  # the attempt failed already; whether its remains were swept is no news
             self.failures[f"cancel: {type(error).__name__}"] += 1
 
@@ -187,48 +169,10 @@ class Fleet:
         """Tell every live sampler to stop working on a question."""
         await asyncio.gather(*(self._tell_cancel(place, question_id) for place in self.places.open_ones()))
 
-    # -- seats --
-
-    async def _lease(self, priority: tuple[int, ...], avoid: frozenset[str], group: Hashable | None) -> Place:
-        if not self._waiting and (seat := self._seating.take(group, avoid)):
-            return self.places[seat.name]
-        waiter = _Waiter(priority, next(self._numbers), asyncio.get_running_loop().create_future(), avoid, group)
-        heapq.heappush(self._waiters, waiter)
-        self._waiting += 1
-        self._serve()
-        patience = 2 * self._limits.ready_timeout_s + self._limits.probe_every_s  # a revival, tried twice
-        try:
-            while not waiter.seat.done():
-                await asyncio.wait({waiter.seat}, timeout=patience)
-                if not waiter.seat.done() and not self.places.live:
-                    reasons = "; ".join(f"{place.name}: {place.fenced}" for place in self.places)
-                    raise NoSampler(f"no sampler came back within {patience:.0f} s ({reasons})")
-            return waiter.seat.result()
-        except asyncio.CancelledError:
-            if waiter.seat.done():
-                self._seating.give_back(waiter.seat.result().seat)
-                self._serve()
-            raise
-        finally:
-            if waiter.seat.cancel():  # nobody waits for it any more, `_serve` passes it over
-                self._waiting -= 1
-
-    def _serve(self) -> None:
-        """Seats the waiters, oldest group first."""
-        while self._waiters:
-            waiter = self._waiters[0]
-            if not waiter.seat.done():
-                seat = self._seating.take(waiter.group, waiter.avoid)
-                if seat is None:
-                    return
-                waiter.seat.set_result(self.places[seat.name])
-                self._waiting -= 1
-            heapq.heappop(self._waiters)
-
     def fence(self, name: str, reason: str) -> None:
         """Give it nothing more, and reissue what it runs."""
         place = self.places.get(name)
-        if place is None or place.fenced:
+        if place is None or (place.fenced and not place.waits):
             return
         place.look.set()
         self._say(f"sampler {name} is fenced: {reason}; its {len(place.running)} episodes are reissued")
@@ -249,22 +193,50 @@ class Fleet:
         """It belongs to the fleet, and is given nothing before it has joined. Raise ValueError for a name twice."""
         self.places.add(sampler)
 
-    async def join(self, name: str, *, revive: bool = False) -> None:
-        """Seat a sampler that runs the current weights. Raises what its `revive` or `update` raises."""
+    async def join(self, name: str) -> bool:
+        """Seat a sampler that was added, once it runs the newest weights, and look after it from then on.
+
+        False when it waits for the next ones. Raises what its `update` raises.
+        """
         place = self.places[name]
-        if revive:
-            async with asyncio.timeout(self._limits.ready_timeout_s):
-                await place.sampler.revive()
-            self.places.renew(place)
-        async with self._weights:  # no publish can slip in between loading and seating
-            async with asyncio.timeout(self._limits.update_timeout_s):
-                await place.sampler.update(self._ticket)
-            if not place.left:
-                self.places.set(place, fenced="", suspected=False)
-        if not revive:
-            self._tend_to(place)
-        self._serve()
-        self.on_change(name)
+        seated = await self._seat(place)
+        self._tend_to(place)
+        return seated
+
+    async def _seat(self, place: Place) -> bool:
+        """As `join`. It loads beside everything else: a publish waits for nobody who is not seated yet."""
+        while True:
+            ticket = self._ticket
+            try:
+                async with asyncio.timeout(self._limits.update_timeout_s):
+                    await place.sampler.update(ticket)
+            except (SamplerGone, TimeoutError):
+                raise
+            except WeightsMissed as missed:
+                if ticket is self._ticket:
+                    self._let_wait(place, missed)
+                    return False
+            except Exception:  # of weights that were replaced meanwhile it says nothing: they may be gone
+                if ticket is self._ticket:
+                    raise
+            else:
+                if ticket is self._ticket:
+                    self._open(place)
+                    return True
+
+    def _open(self, place: Place) -> None:
+        if not place.left:
+            self.places.set(place, fenced="", suspected=False)
+        self._queue.serve()
+        self.on_change(place.name)
+
+    def _let_wait(self, place: Place, missed: WeightsMissed) -> None:
+        """Fenced, and not to be replaced."""
+        if place.left:
+            return
+        self.fence(place.name, str(missed))
+        self.places.set(place, fenced=f"waits for the next weights ({missed})", waits=True)
+        self._say(f"sampler {place.name} {place.fenced}")
 
     def leave(self, name: str, reason: str) -> None:
         """It belongs to the fleet no more; what it ran is reissued, which counts against no episode."""
@@ -280,38 +252,47 @@ class Fleet:
     # -- weights --
 
     async def start(self, ticket: Ticket) -> None:
-        """The first weights for all. Raises a sampler's own error if none could load them."""
+        """The first weights for all, at once. Raises a sampler's own error, or `NoSampler`, if none could load them."""
         self._ticket = ticket
         places = list(self.places)
-        errors = await asyncio.gather(*(self.join(place.name) for place in places), return_exceptions=True)
-        for place, error in zip(places, errors, strict=True):
-            if error is not None:
-                self.places.set(place, fenced=f"could not start ({type(error).__name__}: {error})"[:300])
+        answers = await asyncio.gather(*(self.join(place.name) for place in places), return_exceptions=True)
+        errors: list[BaseException] = []
+        for place, answer in zip(places, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self.places.set(place, fenced=f"could not start ({type(answer).__name__}: {answer})"[:300])
                 self._say(f"sampler {place.name} {place.fenced}")
+                errors.append(answer)
         if not self.places.live:
-            raise next(e for e in errors if e is not None)
+            raise next(iter(errors), NoSampler("no sampler took part in the first publish"))
 
     async def update(self, ticket: Ticket) -> None:
-        """Every live sampler loads the weights of `ticket`; who cannot is fenced.
+        """Every live sampler loads the weights of `ticket`, and each that waits for them; who cannot is fenced.
 
-        Raise `NoSampler` if none could.
+        Ends within `update_timeout_s`. That none could is no error: whoever is revived loads them before its first
+        token, and episodes wait for that (`NoSampler` when it takes too long).
         """
-        async with self._weights:
-            self._ticket = ticket
-            self.updating = True
-            self.on_change(None)
-            try:
-                await asyncio.gather(*(self._load(place) for place in self.places.open_ones()))
-            finally:
-                self.updating = False
+        self._ticket = ticket
+        self.updating = True
+        self.on_change(None)
+        try:
+            asked = [place for place in self.places if place.waits or not place.fenced]
+            await asyncio.gather(*(self._load(place) for place in asked))
+        finally:
+            self.updating = False
         self.on_change(None)
 
     async def _load(self, place: Place) -> None:
         try:
             async with asyncio.timeout(self._limits.update_timeout_s):
                 await place.sampler.update(self._ticket)
+        except WeightsMissed as missed:
+            self._let_wait(place, missed)
         except Exception as error:  # any failure to load means the same: it must not sample under the wrong weights
             self.fence(place.name, f"could not load new weights ({type(error).__name__}: {error})"[:300])
+        else:
+            if place.waits:
+                self._open(place)
+                self._say(f"sampler {place.name} has the weights that it waited for")
 
     # -- health --
 
@@ -333,8 +314,7 @@ class Fleet:
         while not place.left:
             await asyncio.sleep(POLL_S)
             if place.fenced or not place.running:
-                place.seen = SamplerLoad()
-                self.places.recount(place)
+                self.places.rests(place)
                 continue
             try:
                 async with asyncio.timeout(CANCEL_S):
@@ -343,7 +323,7 @@ class Fleet:
                 self.failures["poll"] += 1
             else:
                 self.places.told(place, seen, now())
-                self._serve()
+                self._queue.serve()
             self.on_change(place.name)
 
     async def _tend(self, place: Place) -> None:
@@ -356,7 +336,7 @@ class Fleet:
                 await self._look_after(place)
 
     async def _look_after(self, place: Place) -> None:
-        if not place.fenced:
+        if place.waits or not place.fenced:
             try:
                 async with asyncio.timeout(self._limits.probe_timeout_s):
                     well = await place.sampler.healthy()
@@ -368,14 +348,17 @@ class Fleet:
             if not well:
                 self.fence(place.name, "does not answer its health probe")
             self.places.set(place, suspected=False)
-            self._serve()
+            self._queue.serve()
             return
         if len(self.places) > self._limits.least_samplers:
             self.leave(place.name, place.fenced)
             return
         try:
-            await self.join(place.name, revive=True)
-            self._say(f"sampler {place.name} is back")
+            async with asyncio.timeout(self._limits.ready_timeout_s):
+                await place.sampler.revive()
+            self.places.renew(place)
+            if await self._seat(place):
+                self._say(f"sampler {place.name} is back")
         except Exception as error:  # tried again at the next round
             self.failures[f"revive: {type(error).__name__}"] += 1
             self._say(f"sampler {place.name} could not be revived: {type(error).__name__}: {error}"[:300])

@@ -8,8 +8,8 @@ One sampler is on offer at a time, as long as there may be more: where the clust
 and tells an autoscaler by waiting that a node is wanted. A sampler that dies while there are more than `least` leaves
 (`dispatch.py` sees to it), and the next offer takes its place when there is room again.
 
-Always true: a sampler that came is given episodes only with the newest weights; what could not be started, or could
-not load them, is ended, and tried again after a pause.
+Always true: a sampler that came is given episodes only with the newest weights, for whose next version it waits where
+they go from GPU to GPU; what could not be started, or could not load them, is ended, and tried again after a pause.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ class Membership:
         """Raise what its loading of the weights raises; it has left again by then."""
         self._fleet.add(sampler)
         try:
-            await self._fleet.join(sampler.name)
+            seated = await self._fleet.join(sampler.name)
         except BaseException as error:
             self._fleet.leave(sampler.name, f"could not load the weights ({type(error).__name__})")
             raise
-        self._say(f"sampler {sampler.name} has joined; there are {len(self._fleet.places)}")
+        if seated:
+            self._say(f"sampler {sampler.name} has joined; there are {len(self._fleet.places)}")
 
     def _left(self, sampler: Sampler) -> None:
         task = asyncio.create_task(self._dismiss(sampler), name=f"end of {sampler.name}")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.agent.trajectory import Summary
 from workflows.grpo.concurrency import AdaptiveConcurrency
 from workflows.grpo.ports import Payload, Sampler, SamplerLoad
 from workflows.grpo.seats import Seat, Seating
 from workflows.grpo.settings import GrpoSettings
+
+NOT_STARTED = "not started"  # why a place is fenced that has not joined yet
+_NOTHING = (0, 0, 0, 0)  # in the sums
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class FleetLimits:
 
     episodes_per_sampler: int
     episode_retries: int
-    episode_timeout_s: float
+    episode_s: float  # within which a sampler has ended an episode, whatever hangs
     update_timeout_s: float
     ready_timeout_s: float
     probe_every_s: float
@@ -34,11 +37,11 @@ class FleetLimits:
     adaptive: bool = False  # whether `episodes_per_sampler` follows the KV cache
 
     @classmethod
-    def of(cls, s: GrpoSettings) -> FleetLimits:
+    def of(cls, s: GrpoSettings, episode_s: float) -> FleetLimits:
         return cls(
             episodes_per_sampler=s.episodes_per_sampler,
             episode_retries=s.episode_retries,
-            episode_timeout_s=s.episode_timeout_s,
+            episode_s=episode_s,
             update_timeout_s=s.publish_timeout_s,
             ready_timeout_s=s.ready_timeout_s,
             probe_every_s=s.probe_every_s,
@@ -59,12 +62,13 @@ class Place:
     concurrency: AdaptiveConcurrency | None
     running: set[asyncio.Task[tuple[Summary, Payload]]] = field(default_factory=set)
     seen: SamplerLoad = field(default_factory=SamplerLoad)  # what it said when last asked
-    fenced: str = "not started"  # why it is given nothing; "" when it is live
+    fenced: str = NOT_STARTED  # why it is given nothing; "" when it is live
+    waits: bool = False  # it is fenced and well: the next weights are the first that it can have
     left: str = ""  # why it belongs to the fleet no more
     failures_in_a_row: int = 0
     suspected: bool = False  # it failed an episode, and has not been probed since
     look: asyncio.Event = field(default_factory=asyncio.Event)  # it is to be looked after now
-    counted: tuple[int, int, int, int] = (0, 0, 0, 0)  # in the sums: live, running, in tools, KV cache full
+    counted: tuple[int, int, int, int] = _NOTHING  # in the sums: live, running, in tools, KV cache full
 
     @property
     def name(self) -> str:
@@ -119,12 +123,15 @@ class Places:
         place.concurrency = self._concurrency()
         self.seating.set_limit(place.seat, self._limits.episodes_per_sampler)
 
-    def set(self, place: Place, *, fenced: str | None = None, suspected: bool | None = None) -> None:
-        """Whether it is given episodes; what is None stays."""
-        place.fenced = place.fenced if fenced is None else fenced
+    def set(
+        self, place: Place, *, fenced: str | None = None, waits: bool = False, suspected: bool | None = None
+    ) -> None:
+        """Whether it is given episodes; what is None stays. `waits` belongs to `fenced`."""
+        if fenced is not None:
+            place.fenced, place.waits = fenced, waits
         place.suspected = place.suspected if suspected is None else suspected
         self.seating.set_open(place.seat, not place.fenced and not place.suspected)
-        self.recount(place)
+        self._recount(place)
 
     def told(self, place: Place, seen: SamplerLoad, now: float) -> None:
         """It said what it has to do."""
@@ -133,12 +140,39 @@ class Places:
             limit = place.concurrency.look(now, seen, len(place.running))
             if limit != place.seat.limit:
                 self.seating.set_limit(place.seat, limit)
-        self.recount(place)
+        self._recount(place)
 
-    def recount(self, place: Place) -> None:
+    def rests(self, place: Place) -> None:
+        """It has nothing to do; what its engine has counted stands."""
+        place.seen = replace(place.seen, in_tools=0, waiting=0, kv_used=0.0)
+        self._recount(place)
+
+    def began(self, place: Place, task: asyncio.Task[tuple[Summary, Payload]]) -> None:
+        """An episode is played there."""
+        place.running.add(task)
+        self._moved(place)
+
+    def ended(self, place: Place, task: asyncio.Task[tuple[Summary, Payload]]) -> None:
+        """An episode is played there no more."""
+        place.running.discard(task)
+        self._moved(place)
+
+    def _moved(self, place: Place) -> None:
+        """As `_recount`, in short: one episode more or less changes no other sum, unless some are in tools."""
+        if place.fenced:
+            return
+        if place.seen.in_tools:
+            self._recount(place)
+            return
+        live, before, in_tools, kv_full = place.counted
+        running = len(place.running)
+        self.running += running - before
+        place.counted = (live, running, in_tools, kv_full)
+
+    def _recount(self, place: Place) -> None:
         """After a change: what it adds to the sums is no more what it added."""
         running, full = len(place.running), place.seen.kv_used >= self._limits.kv_used
-        now = (0, 0, 0, 0) if place.fenced else (1, running, min(running, place.seen.in_tools), int(full))
+        now = _NOTHING if place.fenced else (1, running, min(running, place.seen.in_tools), int(full))
         live, running, in_tools, kv_full = (n - before for n, before in zip(now, place.counted, strict=True))
         place.counted = now
         self.live += live

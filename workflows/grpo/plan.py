@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from actors.model.settings import absolute
 from cluster.storage import Folder
 from workflows.grpo.cast import Plan
 from workflows.run_folder import RunFolder
@@ -18,7 +19,7 @@ def plan_of(settings: Any) -> Plan:
         name=settings.run.name,
         seed=settings.run.seed,
         folder=run.root / grpo.folder,
-        model=grpo.start_from or run.sft_export.address,
+        model=absolute(grpo.start_from) if grpo.start_from else run.sft_export.address,
         questions=Folder(grpo.questions) if grpo.questions else run.questions("train"),
         images=run.images(),
         preset=settings.agent.protocol.name,

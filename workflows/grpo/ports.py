@@ -58,11 +58,14 @@ class Sampler(Protocol):
         ...
 
     async def update(self, ticket: Ticket) -> None:
-        """Run the weights of `ticket` from the next token on; episodes under way continue."""
+        """Run the weights of `ticket` from the next token on; episodes under way continue.
+
+        Raise `actors.weights.manifest.WeightsMissed` when only the next ones can be had: it is well, and waits.
+        """
         ...
 
-    async def cancel(self, question_id: str) -> None:
-        """Abort the episodes of a question; their `run` calls may fail or never answer."""
+    async def cancel(self, question_id: str, sample_index: int | None = None) -> None:
+        """Abort the episode of a question that has this index, or all of them; `run` may then fail or never answer."""
         ...
 
     async def healthy(self) -> bool:

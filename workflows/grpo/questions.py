@@ -7,25 +7,29 @@
     first_tools, tags  [str], ours, may be missing
 
 A row that is no question is dropped, counted and listed with its reason; so is an unreadable shard. Training goes on
-without.
+without. A picture that the run has already is neither fetched nor decoded, so that a run of thousands of photographs
+is soon back after a restart.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.agent.seams import ImageMissing, ImageRefused, ImageStore
+from actors.agent.seams import ImageRefused, ImageStore
 from actors.agent.trajectory import FIRST_TOOLS, ImageRef, Label, Question
 from cluster.errors import UserError
 from cluster.storage import Folder
 
 BATCH_ROWS = 64  # held in memory at a time, pictures included
+ASKED_AT_ONCE = 32  # whether pictures are there: each question is a request, where they lie on s3://
 LISTED = 20  # reasons kept in words; all are counted
 
 
@@ -52,19 +56,20 @@ def load_questions(folder: Folder, images: ImageStore) -> Questions:
         raise UserError(f"there are no questions at {folder}: build the dataset first (`mmsearch dataset build`).")
     by_id: dict[str, Question] = {}
     reasons: list[str] = []
-    for shard in shards:
-        number = 0
-        try:
-            for number, row in enumerate(_rows(folder, shard)):
-                try:
-                    question = question_of(row, images)
-                    if question.id in by_id:
-                        raise NoQuestion(f"data_id {question.id!r} occurs twice")
-                    by_id[question.id] = question
-                except NoQuestion as problem:
-                    reasons.append(f"{shard} row {number}: {problem}")
-        except (OSError, pa.ArrowException) as error:
-            reasons.append(f"{shard}: unreadable from row {number} on: {str(error).splitlines()[0]}")
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        for shard in shards:
+            number = 0
+            try:
+                for number, (row, known) in enumerate(_rows(folder, shard, images, pool)):
+                    try:
+                        question = question_of(row, known)
+                        if question.id in by_id:
+                            raise NoQuestion(f"data_id {question.id!r} occurs twice")
+                        by_id[question.id] = question
+                    except NoQuestion as problem:
+                        reasons.append(f"{shard} row {number}: {problem}")
+            except (OSError, pa.ArrowException) as error:
+                reasons.append(f"{shard}: unreadable from row {number} on: {str(error).splitlines()[0]}")
     if not by_id:
         raise UserError(f"none of the rows at {folder} is a question; the first problem: {reasons[0]}")
     return Questions(by_id, len(reasons), tuple(reasons[:LISTED]))
@@ -88,10 +93,27 @@ def question_of(row: Mapping[str, Any], images: ImageStore) -> Question:
     )
 
 
-def _rows(folder: Folder, shard: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    folder: Folder, shard: str, images: ImageStore, pool: Executor
+) -> Iterator[tuple[dict[str, Any], ImageStore]]:
+    """Rows, each with the store that knows which of its pictures are there."""
     with folder.open(shard) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+            rows = batch.to_pylist()
+            known = _Known(images, rows, pool)
+            yield from ((row, known) for row in rows)
+
+
+class _Known:
+    """An `ImageStore` that was asked at once which pictures of some rows it has."""
+
+    def __init__(self, images: ImageStore, rows: Sequence[Mapping[str, Any]], pool: Executor) -> None:
+        self.put, self.get, self._ask = images.put, images.get, images.has
+        refs = [ref for row in rows for ref in _left_out(row)]
+        self._there = dict(zip(refs, pool.map(images.has, refs), strict=True))
+
+    def has(self, ref: ImageRef) -> bool:
+        return self._there[ref] if ref in self._there else self._ask(ref)
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
@@ -139,18 +161,30 @@ def _answers(reward: Any) -> tuple[str, ...]:
 
 def _image(images: ImageStore, row: Mapping[str, Any], number: int) -> ImageRef:
     """By its bytes, or, where the dataset left those in the blobs, by its reference."""
-    picture, refs = row["images"][number], row.get("image_refs") or ()
-    data = picture.get("bytes") if isinstance(picture, Mapping) else picture
+    data, refs = _bytes(row["images"][number]), row.get("image_refs") or ()
     try:
         if isinstance(data, bytes):
             return images.put(data)
         if data is None and number < len(refs):
             ref = ImageRef(**refs[number])
-            images.get(ref)
-            return ref
-    except (ImageRefused, ImageMissing, TypeError) as error:
+            if images.has(ref):
+                return ref
+            raise NoQuestion(f"image {number}, {ref.sha256[:12]}, cannot be found")
+    except (ImageRefused, TypeError) as error:
         raise NoQuestion(f"image {number}: {error}") from error
     raise NoQuestion(f"image {number} has no bytes")
+
+
+def _left_out(row: Mapping[str, Any]) -> Iterator[ImageRef]:
+    """References to those pictures of a row that came without their bytes."""
+    for picture, ref in zip(row.get("images") or (), row.get("image_refs") or (), strict=False):
+        with suppress(TypeError):  # no reference: `_image` says so
+            if _bytes(picture) is None:
+                yield ImageRef(**ref)
+
+
+def _bytes(picture: Any) -> Any:
+    return picture.get("bytes") if isinstance(picture, Mapping) else picture
 
 
 def _label(row: Mapping[str, Any], column: str) -> Label:

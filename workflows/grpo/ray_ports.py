@@ -1,7 +1,7 @@
 """The controller's ports on Ray actors: samplers, the learner's ranks, and checkpoints of both.
 
-Payloads are references to trajectories: the controller's process owns them, so a sampler that dies takes no finished
-work along, and the learner's processes fetch them without their passing through here.
+Payloads are references to trajectories that lie in the object store of the controller's node, so that neither a sampler
+that dies nor a node that goes takes finished work along; the learner's processes fetch them from there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from actors.agent.seams import Sampling
 from actors.agent.trajectory import Question, Summary, Trajectory
 from actors.learner.actor import LearnerRanks
 from actors.search.build import endpoint_name
-from actors.search.load import LoadSample, merged
-from actors.search.pool import Searchers
+from actors.search.load import EndpointLoad, LoadSample, merged
+from actors.search.pool import ANSWER_S, Searchers
 from actors.search.quota.actor import PREFIX
 from actors.search.settings import SearchSettings
 from actors.weights.nccl import Peer
+from cluster.errors import RunBroken
 from cluster.runtime import NAMESPACE
 from cluster.storage import Folder
 from workflows.grpo.best_models import BestModels
@@ -42,34 +43,47 @@ from workflows.grpo.refusals import Spending
 
 BROKER_ANSWERS_S = 5.0
 StartSampler = Callable[[], Any]  # creates the actor; returns its handle
+Look = Callable[[Any], Awaitable[None]]  # at an actor
 
 
 class RaySampler:
     """One RolloutSampler actor. When it has died, `revive` makes another in its place."""
 
-    def __init__(self, name: str, start: StartSampler, policy: str | None = None) -> None:
-        """`policy` names what wraps the engine of every episode, as `RolloutSampler.run` has it."""
+    def __init__(self, name: str, start: StartSampler, policy: str | None = None, look: Look | None = None) -> None:
+        """`policy` names what wraps the engine of every episode, as `RolloutSampler.run` has it; `look` raises when the
+        actor has come to a node that it cannot work on."""
         self.name = name
-        self._start, self._policy = start, policy
+        self._start, self._policy, self._look = start, policy, look
         self._actor = start()
+        self.started = False  # Ray has placed it, and its engine runs
 
     async def ready(self) -> Mapping[str, Any]:
-        """Facts about the engine, once it has started. Raise what its construction raised."""
-        return await self._ask(self._actor.ready.remote())
+        """Facts about the engine, once it has started. Raise what its construction raised, and what `look` raises."""
+        if self._look is not None:
+            await self._ask(self._look(self._actor))
+        facts = await self._ask(self._actor.ready.remote())
+        self.started = True
+        return facts
 
     async def run(self, question: Question, sample_index: int, sampling: Sampling) -> tuple[Summary, Payload]:
-        """One episode: the summary, and a reference to the trajectory. Raise `BudgetSpent` when a tool was refused."""
+        """One episode: the summary, and a reference to the trajectory.
+
+        Raise `BudgetSpent` when a tool was refused, and Ray's `ObjectLostError` when the sampler's node went before
+        the trajectory was here.
+        """
         reference, trajectory = self._actor.run.remote(question, sample_index, sampling, self._policy)
         summary: Summary = await self._ask(reference)
         if summary.extra.get("refused"):
             raise BudgetSpent(summary.extra["refused"])
-        return summary, trajectory
+        # What an actor returns lies on its node, and nothing makes it anew; a copy of it may be evicted. What is put
+        # here stays, or is spilled. In a thread, as a full store lets who puts wait.
+        return summary, await asyncio.to_thread(ray.put, await self._ask(trajectory))
 
     async def update(self, ticket: Ticket) -> None:
         await self._ask(self._actor.update.remote(ticket))
 
-    async def cancel(self, question_id: str) -> None:
-        await self._ask(self._actor.cancel.remote(question_id))
+    async def cancel(self, question_id: str, sample_index: int | None = None) -> None:
+        await self._ask(self._actor.cancel.remote(question_id, sample_index))
 
     async def healthy(self) -> bool:
         return bool(await self._ask(self._actor.healthy.remote()))
@@ -100,6 +114,7 @@ class RaySampler:
 
     async def revive(self) -> None:
         """A new process with the model's first weights; the old one, hung or dead, is killed."""
+        self.started = False
         ray.kill(self._actor)
         self._actor = self._start()
         await self.ready()
@@ -158,12 +173,26 @@ class RayTools:
 
     def __init__(self, searchers: Searchers) -> None:
         self._searchers = searchers
+        self._told: dict[Any, LoadSample] = {}  # by worker, what it said last
 
     async def load(self) -> LoadSample:
-        """Of those workers that answer; raise what asking for the workers raises."""
+        """Of all workers; raise what asking for the workers raises.
+
+        Of one that is silent only what it has served stands: without it, its next answer would look like a burst.
+        """
         workers = await self._searchers.members()
-        answers = await asyncio.gather(*(worker.load.remote() for worker in workers), return_exceptions=True)
-        return merged([sample for sample in answers if isinstance(sample, LoadSample)])
+        samples = await asyncio.gather(*(self._of(worker) for worker in workers))
+        self._told = dict(zip(workers, samples, strict=True))
+        return merged(samples)
+
+    async def _of(self, worker: Any) -> LoadSample:
+        try:
+            return await asyncio.wait_for(worker.load.remote(), ANSWER_S)
+        except RayError:  # Ray starts it again, and then it counts anew
+            return LoadSample()
+        except TimeoutError:
+            last = self._told.get(worker, LoadSample())
+            return LoadSample(tuple(EndpointLoad(endpoint.name, served=endpoint.served) for endpoint in last.endpoints))
 
 
 class RayLearner:
@@ -183,6 +212,14 @@ class RayLearner:
             if self._receivers is not None:
                 await self._ranks.connect(await self._receivers())
             return await self._ranks.publish(version)
+
+    async def load(self, address: str, timeout_s: float) -> None:
+        """Go on from a checkpoint's learner. Raise `UserError` for what is not one of this run's."""
+        await _in_time("loading the learner's checkpoint", timeout_s, self._ranks.load(address))
+
+    async def export(self, address: str, timeout_s: float) -> None:
+        """Write a model folder."""
+        await _in_time("exporting the model", timeout_s, self._ranks.export(address))
 
 
 class RaySaver:
@@ -206,6 +243,16 @@ class RaySaver:
     async def _save_learner(self, folder: Folder) -> None:
         with _deaths_told():
             await self._ranks.save(folder.address)
+
+
+async def _in_time(what: str, timeout_s: float, work: Awaitable[None]) -> None:
+    """Raise `LearnerGone` for a rank that died, `RunBroken` when all together take longer."""
+    try:
+        with _deaths_told():
+            async with asyncio.timeout(timeout_s):
+                await work
+    except TimeoutError:
+        raise RunBroken(f"{what} took longer than grpo.checkpoint_timeout_s, {timeout_s:.0f} s") from None
 
 
 @contextmanager

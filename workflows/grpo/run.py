@@ -155,7 +155,7 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
         await cast.ready(plan.grpo.ready_timeout_s)
         if checkpoint:
             console.print(f"GRPO: continuing after step {checkpoint.state.step} of {plan.grpo.steps}")
-            await cast.ranks.load((checkpoint.folder / "learner").address)
+            await cast.learner.load((checkpoint.folder / "learner").address, plan.grpo.checkpoint_timeout_s)
         else:
             await _check_start(plan, cast, questions.by_id, console)
         best = BestModels(
@@ -163,6 +163,7 @@ async def _train(plan: Plan, start: Start, cluster: runtime.Cluster, console: Co
             cast.ranks.keep,
             plan.grpo.keep_checkpoints,
             plan.grpo.train_timeout_s + plan.grpo.checkpoint_timeout_s,  # its turn comes after the step under way
+            console.print,
         )
         controller, end, last = await _learn(plan, cast, start, best, console)
         found = controller.evaluation.state.best
@@ -204,7 +205,7 @@ async def _export(plan: Plan, cast: Cast, models: BestModels, best: Best | None,
         return f"best (step {best.step}, {best.metric} {best.value:.3f})"
     if plan.grpo.export == "best":
         console.print("[yellow]GRPO: no evaluation counted, so there is no best model: the last one is exported[/]")
-    await cast.ranks.export(target.address)
+    await cast.learner.export(target.address, plan.grpo.checkpoint_timeout_s)
     return "last"
 
 
@@ -244,6 +245,7 @@ async def _learn(
             keeper=best,
             tools=cast.tools,
             recruiter=cast.recruiter,
+            episode_s=plan.episode_s,
         )
         spent, done_before = await spending(plan.search), _done(controller)
         with _stopped_by_signals(controller):
@@ -295,7 +297,7 @@ async def _check_start(plan: Plan, cast: Cast, questions: Mapping[str, Question]
     chosen = start_check.choose(questions, g.start_check_questions, plan.seed)
     console.print(f"GRPO: asking {len(chosen)} questions to see what there is to reinforce")
     sampling = Sampling(temperature=g.temperature, top_p=g.top_p, max_tokens=g.max_tokens)
-    rows = start_check.rows(await start_check.play(cast.samplers, chosen, sampling, g.episode_timeout_s))
+    rows = start_check.rows(await start_check.play(cast.samplers, chosen, sampling, plan.episode_s))
     console.print(start_check.table_of(rows))
     for warning in start_check.warnings(rows):
         console.print(f"[bold yellow]warning:[/] {warning}")

@@ -34,7 +34,7 @@ class Seat:
     @property
     def room(self) -> int:
         """Places that can be given now."""
-        return max(0, self.limit - self.load) if self.open else 0
+        return self.limit - self.load if self.open and self.load < self.limit else 0
 
 
 @dataclass(eq=False)
@@ -68,7 +68,8 @@ class Seating:
         del self._seats[seat.name]
 
     def set_open(self, seat: Seat, is_open: bool) -> None:
-        seat.open = is_open
+        """One that has been removed stays shut."""
+        seat.open = is_open and seat.name in self._seats
         self._changed(seat)
 
     def set_limit(self, seat: Seat, limit: int) -> None:
@@ -83,17 +84,16 @@ class Seating:
         """
         if group is None or avoid:
             return self._any(avoid)
-        if group not in self._homes and len(self._seats) > 1:
+        home = self._homes.get(group)
+        if home is None and group not in self._homes and len(self._seats) > 1:
             if (seat := self._roomiest(frozenset())) is None:
                 return None
             if seat.limit >= self.group_size:
                 if seat.room < self.group_size:
                     return None  # those that end on it make room for the whole group
-                self._homes[group] = _Home(seat, self.group_size)
+                home = _Home(seat, self.group_size)
                 self._load(seat, self.group_size)
-            else:
-                self._homes[group] = None
-        home = self._homes.get(group)
+            self._homes[group] = home
         if home is None or not home.left or not home.seat.open:
             return self._any(avoid)
         home.left -= 1
@@ -101,7 +101,8 @@ class Seating:
 
     def give_back(self, seat: Seat) -> None:
         """The episode that had this place has ended, or will not come."""
-        self._load(seat, -1)
+        seat.load -= 1
+        self._changed(seat)
 
     def end_group(self, group: Hashable) -> None:
         """No sibling will ask any more. Groups that never asked are no error."""
@@ -123,7 +124,7 @@ class Seating:
         while self._by_room and found is None:
             room, _, name = entry = self._by_room[0]
             seat = self._seats.get(name)
-            if seat is None or not seat.room or -room != seat.room:
+            if seat is None or -room != seat.room:
                 heapq.heappop(self._by_room)  # it has changed since, and is here again if it has room
             elif name in avoid:
                 passed_over.append(heapq.heappop(self._by_room))
@@ -138,8 +139,10 @@ class Seating:
         self._changed(seat)
 
     def _changed(self, seat: Seat) -> None:
-        if seat.room and seat.name in self._seats:
-            heapq.heappush(self._by_room, (-seat.room, seat.number, seat.name))
+        room = seat.room
+        if not room:
+            return
+        heapq.heappush(self._by_room, (-room, seat.number, seat.name))
         if len(self._by_room) > HEAP_SLACK * (len(self._seats) + 1):
             self._by_room = [(-s.room, s.number, s.name) for s in self._seats.values() if s.room]
             heapq.heapify(self._by_room)

@@ -41,13 +41,13 @@ class OnlineEvaluationSettings:
 class AdmissionSettings:
     """When a free slot stays free, because the episodes of a further group would only be parked.
 
-    The groups of the next step always begin; without pressure all others do, too.
+    The groups of the next step always begin, also while a batch trains; without pressure all others do, too.
     """
 
     quota_wait_s: float = field(default=30.0, metadata=NOT_NEGATIVE)
     # seconds that an episode may be expected to wait for leases of search providers; 0: quotas hold nothing back
     kv_used: float = field(default=0.95, metadata={"gt": 0.0, "le": 1.0})
-    # share of its KV cache beyond which a sampler is full; nothing begins while all are
+    # share of its KV cache beyond which a sampler is full; while all are, nothing beyond the next step begins
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class GrpoSettings:
     # of one turn
 
     filter_zero_variance: bool = True
-    # drop groups whose episodes all scored alike (DAPO's dynamic sampling) and admit others instead
+    # drop groups whose episodes all scored alike (DAPO's dynamic sampling) and admit others instead; False: the learner
+    # learns from them, too (learner.flat_groups)
     refill_limit: float = field(default=4.0, metadata=NOT_NEGATIVE)
     # groups filtered per step, in steps' worth; beyond it flat groups are kept, so that a step always ends
     min_siblings: int = field(default=2, metadata=AT_LEAST_ONE)
@@ -119,14 +120,12 @@ class GrpoSettings:
     # infrastructure
     question_retries: int = field(default=2, metadata=NOT_NEGATIVE)
     # times a question is asked again after its group was cancelled for the infrastructure's sake
-    episode_timeout_s: float = field(default=120.0, metadata=SECONDS)
-    # one episode, tools included
     train_timeout_s: float = field(default=900.0, metadata=SECONDS)
     # one optimiser step; the first one compiles
     publish_timeout_s: float = field(default=120.0, metadata=SECONDS)
     # writing the weights, and again each sampler's loading of them
     checkpoint_timeout_s: float = field(default=600.0, metadata=SECONDS)
-    # saving everything
+    # saving everything; writing down a step; reading the learner's checkpoint; exporting the model
     ready_timeout_s: float = field(default=600.0, metadata=SECONDS)
     # start of all actors, and of one that is replaced
     batch_timeout_s: float = field(default=900.0, metadata=SECONDS)

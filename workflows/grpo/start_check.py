@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from actors.agent.seams import Sampling
-from actors.agent.trajectory import Failure, Label, Question, Summary
+from actors.agent.trajectory import Failure, Label, Question
+from workflows.grpo.dispatch import CANCEL_S
+from workflows.grpo.evaluation_metrics import Played
 from workflows.grpo.ports import Sampler
 from workflows.grpo.prompts_cursor import epoch_order
 from workflows.grpo.step_metrics import label_of
@@ -30,7 +33,7 @@ class Row:
     kind: str
     label: Label
     episodes: int
-    failed: int  # lost to infrastructure or data, not counted in the shares
+    failed: int  # lost to infrastructure or data, or never answered: not counted in the shares
     accuracy: float
     search_ratio: float
     searched: int
@@ -49,37 +52,42 @@ def choose(questions: Mapping[str, Question], per_kind: int, seed: int) -> list[
 
 async def play(
     samplers: Sequence[Sampler], questions: Sequence[Question], sampling: Sampling, timeout_s: float
-) -> list[tuple[Question, Summary]]:
-    """One episode each, all at once; those that failed for lack of infrastructure are left out."""
+) -> list[Played]:
+    """One episode each, all at once. What is late is cancelled, so that nothing of it runs on beside the first step."""
 
-    async def one(i: int, question: Question) -> tuple[Question, Summary] | None:
+    async def one(sampler: Sampler, question: Question) -> Played:
         try:
             async with asyncio.timeout(timeout_s):
-                summary, _ = await samplers[i % len(samplers)].run(question, 0, sampling)
+                summary, _ = await sampler.run(question, 0, sampling)
+        except TimeoutError:
+            with suppress(Exception):  # it may be the very sampler that hangs
+                async with asyncio.timeout(CANCEL_S):
+                    await sampler.cancel(question.id)
+            return Played(question, None)
         except Exception:  # the check is advice: the run itself finds out what is broken, and says so
-            return None
-        return question, summary
+            return Played(question, None)
+        return Played(question, summary)
 
-    played = await asyncio.gather(*(one(i, question) for i, question in enumerate(questions)))
-    return [pair for pair in played if pair is not None]
+    return await asyncio.gather(*(one(samplers[i % len(samplers)], q) for i, q in enumerate(questions)))
 
 
-def rows(played: Sequence[tuple[Question, Summary]]) -> list[Row]:
+def rows(played: Sequence[Played]) -> list[Row]:
     """One per kind, sorted by name."""
-    kinds: defaultdict[str, list[tuple[Question, Summary]]] = defaultdict(list)
-    for question, summary in played:
-        kinds[question.kind or "unknown"].append((question, summary))
+    kinds: defaultdict[str, list[Played]] = defaultdict(list)
+    for one in played:
+        kinds[one.question.kind or "unknown"].append(one)
     return [_row(kind, kinds[kind]) for kind in sorted(kinds)]
 
 
-def _row(kind: str, pairs: Sequence[tuple[Question, Summary]]) -> Row:
-    valid = [s for _, s in pairs if s.failure in (Failure.NONE, Failure.POLICY)]
+def _row(kind: str, played: Sequence[Played]) -> Row:
+    answers = [one.summary for one in played if one.summary is not None]
+    valid = [s for s in answers if s.failure in (Failure.NONE, Failure.POLICY)]
     searched = [s for s in valid if s.searches]
     return Row(
         kind=kind,
-        label=label_of(pairs[0][0]),
+        label=label_of(played[0].question),
         episodes=len(valid),
-        failed=len(pairs) - len(valid),
+        failed=len(played) - len(valid),
         accuracy=_share(s.accuracy for s in valid),
         search_ratio=_share(float(s.searches > 0) for s in valid),
         searched=len(searched),
@@ -87,7 +95,7 @@ def _row(kind: str, pairs: Sequence[tuple[Question, Summary]]) -> Row:
     )
 
 
-def _share(values) -> float:  # noqa: ANN001 (any iterable of numbers)
+def _share(values: Iterable[float]) -> float:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else 0.0
 

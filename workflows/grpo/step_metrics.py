@@ -135,6 +135,11 @@ class Stopwatch:
         self._close(who, now)
         self._since[who] = (cause, now)
 
+    def forget(self, who: str, now: float) -> None:
+        """It is gone; the time until `now` still counts."""
+        self._close(who, now)
+        self._since.pop(who, None)
+
     def cause(self, who: str) -> str:
         """The one at present; "" for somebody that was never marked."""
         return self._since.get(who, ("", 0.0))[0]

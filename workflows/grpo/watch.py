@@ -13,12 +13,14 @@ from actors.agent.seams import Clock
 from actors.search.load import LoadSample
 from workflows.grpo.admission import HOLDS
 from workflows.grpo.dispatch import Fleet
-from workflows.grpo.places import Places
+from workflows.grpo.places import NOT_STARTED, Place, Places
 from workflows.grpo.settings import GrpoSettings
 from workflows.grpo.step_metrics import Stopwatch, at_quota, idle_metrics, learner_waits_for, sampler_waits_for
 from workflows.grpo.work_buffer import GroupState, WorkBuffer
 
 LEARNER = "learner"
+SAMPLER = "sampler"  # and its name behind a colon
+FENCED = "fenced"  # it is given nothing: it died, or hangs, and is replaced or leaves
 ADMISSION = "admission"
 WAITS = (
     "tool_wait",
@@ -40,6 +42,7 @@ class Watch:
         self._settings, self._buffer, self._fleet, self._clock = settings, buffer, fleet, clock
         self._stopwatch = Stopwatch()
         self._tools, self._quota, self._held_for = LoadSample(), 0.0, ""
+        self._kv_used_most = 0.0  # by a sampler, since the last lap: at its end a sampler may be idle
         self._at_lap = Counter(totals)
         self._ends_at_lap = buffer.ends()
         self._lap_at = self._progress_at = clock()
@@ -75,13 +78,26 @@ class Watch:
         """Mark what has changed at a sampler, or at all of them, and what that means for a waiting learner."""
         now = self._clock()
         places = self._fleet.places
+        if sampler is None:
+            self._forget_the_gone(now)
         for place in places if sampler is None else filter(None, [places.get(sampler)]):
+            self._stopwatch.mark(f"{SAMPLER}:{place.name}", self._why_idle(place), now)
             if not place.fenced:
-                _, running, in_tools, _ = place.counted
-                cause = sampler_waits_for(running, in_tools, self._quota, self._share(), self._fleet.updating)
-                self._stopwatch.mark(f"sampler:{place.name}", cause, now)
+                self._kv_used_most = max(self._kv_used_most, place.seen.kv_used)
         if self._stopwatch.cause(LEARNER) in WAITS:
             self._stopwatch.mark(LEARNER, self._why_no_batch(), now)
+
+    def _forget_the_gone(self, now: float) -> None:
+        for who in self._stopwatch.states():
+            role, _, name = who.partition(":")
+            if role == SAMPLER and self._fleet.places.get(name) is None:
+                self._stopwatch.forget(who, now)
+
+    def _why_idle(self, place: Place) -> str:
+        if place.fenced:
+            return "publish" if place.waits or place.fenced == NOT_STARTED else FENCED
+        _, running, in_tools, _ = place.counted
+        return sampler_waits_for(running, in_tools, self._quota, self._share(), self._fleet.updating)
 
     def _share(self) -> float:
         """Episodes that a sampler runs when the pipeline is full."""
@@ -115,6 +131,7 @@ class Watch:
         metrics["tokens/trained_per_s"] = done.get("tokens/trained", 0) / seconds
         metrics["time/step_s"] = seconds
         metrics |= fleet_metrics(self._fleet.places)
+        metrics["samplers/kv_used_most"], self._kv_used_most = self._kv_used_most, 0.0
         metrics["tools/waiting_for_quota"] = float(sum(endpoint.waiting for endpoint in self._tools.endpoints))
         self._at_lap, self._ends_at_lap, self._lap_at = Counter(self.totals), self._buffer.ends(), now
         return metrics
@@ -134,7 +151,8 @@ class Watch:
         now = self._clock()
         lines = [f"no progress for {now - self._progress_at:.0f} s, at step {step}, version {version}:"]
         for who, (cause, since) in self._stopwatch.states().items():
-            lines.append(f"  {who}: {f'waits for {cause}' if cause else 'busy'}, for {now - since:.0f} s")
+            state = {"": "busy", FENCED: FENCED}.get(cause, f"waits for {cause}")
+            lines.append(f"  {who}: {state}, for {now - since:.0f} s")
         lines += [f"  {line}" for line in self._fleet.describe()]
         states = Counter(g.state.value for g in self._buffer.groups())
         held = ", ".join(f"{n} {state}" for state, n in states.items()) or "none"
@@ -147,13 +165,12 @@ class Watch:
 
 
 def fleet_metrics(places: Places) -> dict[str, float]:
-    """`samplers/...`: how many there are, how full they are, and how much of their prompts they had in memory."""
+    """`samplers/...`: how many there are, what they may play, and how much of their prompts they had in memory."""
     live = places.open_ones()
     asked = sum(place.seen.prefix_asked for place in live)
     metrics = {
         "samplers/live": float(len(live)),
         "samplers/episodes_at_most": float(sum(place.seat.limit for place in live)),
-        "samplers/kv_used_most": max((place.seen.kv_used for place in live), default=0.0),
     }
     if asked:
         metrics["samplers/prefix_hit_share"] = sum(place.seen.prefix_hits for place in live) / asked

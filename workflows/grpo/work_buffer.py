@@ -158,6 +158,11 @@ class WorkBuffer:
         return len(self._groups)
 
     @property
+    def upcoming(self) -> int:
+        """Held groups that are not in training: what later steps can be made of."""
+        return self.held - self._taken
+
+    @property
     def released(self) -> int:
         """Groups that ended: `admitted == released + held`."""
         return self.trained + self.filtered.total() + self.cancelled.total()

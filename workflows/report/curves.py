@@ -19,7 +19,11 @@ AREA_POINTS = 40  # of a stacked area: finer is only noise
 COLOURS = 8  # of the page; a ninth curve has the first one again
 MOST_AREAS = 6  # runs whose idle times are drawn
 BUSY = "busy"
-CAUSES = (BUSY, "publish", "tool_wait", "long_tail", "batch_starvation", "no_slot")  # their colours, for both roles
+# The colours of what a role waits for. Two that share one are of different roles, or what a learner seldom waits for.
+CAUSES = {
+    BUSY: 0, "publish": 1, "tool_wait": 2, "long_tail": 3, "batch_starvation": 4, "fenced": 4, "no_slot": 5,
+    "checkpoint": 5, "quota_wait": 6, "evaluation": 7, "record": 7,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def idle(role: str, title: str, steps: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart(
         title, "Shares of its time, by what it waited for.",
         tuple(
-            Line(cause.replace("_", " "), bins(curves[name], most), CAUSES.index(cause) if cause in CAUSES else 7)
+            Line(cause.replace("_", " "), bins(curves[name], most), CAUSES.get(cause, 7))
             for name in order
             for cause in [name.removeprefix(before).removesuffix(after)]
         ),

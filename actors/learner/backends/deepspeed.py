@@ -32,6 +32,7 @@ from actors.learner.settings import BackendSettings
 from actors.model.batch import TokenBatch
 from actors.model.forward import token_logprobs
 from actors.model.load import cast_weights
+from cluster.storage import Folder
 
 GATHER_BYTES = 256 << 20  # of parameters whole at once when ZeRO-3 weights are read
 REDUCE_BUCKET = 500_000_000  # numbers; DeepSpeed's own
@@ -155,7 +156,8 @@ class DeepSpeedBackend:
         pieces = pieces_of(self.model, self._optimizer, self._settings.zero_stage, self.ranks, self.steps)
         save_state(folder, pieces, self.steps, self.ranks, partitioned=self._settings.zero_stage > 0)
 
-    def load(self, folder: Path) -> None:
+    def load(self, address: str | os.PathLike[str]) -> None:
+        folder = Folder(address)
         steps, stage = saved_steps(folder), self._settings.zero_stage
         start_moments(torch_optimizer(self._optimizer), masters_of(self.model, self._optimizer, stage), steps)
         pieces = pieces_of(self.model, self._optimizer, stage, self.ranks, steps)
@@ -163,9 +165,13 @@ class DeepSpeedBackend:
         spread(self.model, self._optimizer, stage)
 
     def export(self, folder: Path) -> None:
-        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.named_weights()}
+        named = self.named_weights()
         if self.ranks.rank == 0:
+            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named}
             self.model.save_pretrained(folder, state_dict=weights)
+            return
+        for _ in named:  # under ZeRO-3 every rank takes part in gathering each bucket
+            pass
 
 
 def import_deepspeed() -> Any:

@@ -3,6 +3,7 @@ the DeepSpeed backend."""
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from actors.learner.settings import BackendSettings
 from actors.model.batch import TokenBatch
 from actors.model.forward import token_logprobs
 from actors.model.load import cast_weights
+from cluster.storage import Folder
 
 MUON_MOMENT = "momentum_buffer"
 
@@ -140,7 +142,8 @@ class PlainBackend:
     def save(self, folder: Path) -> None:
         save_state(folder, self._pieces(self.steps), self.steps, self.ranks, partitioned=False)
 
-    def load(self, folder: Path) -> None:
+    def load(self, address: str | os.PathLike[str]) -> None:
+        folder = Folder(address)
         steps = saved_steps(folder)
         for optimizer, _ in self._optimizers:
             masters = [master for group in optimizer.param_groups for master in group["params"]]

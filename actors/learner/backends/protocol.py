@@ -5,8 +5,9 @@ One `train_batch` is one optimizer step; its losses are divided by counts taken 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from actors.model.batch import TokenBatch
 
 COUNTED = ("tokens", "nonfinite")  # sums that stay counts; the others become means over tokens
+TOP = "_max"  # how the names of maxima end
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one optimizer step did, the same on every rank."""
+    """What one optimizer step did, or several (`together`), the same on every rank."""
 
     step: int  # optimizer steps applied so far, this one included
     loss: float
@@ -34,14 +36,48 @@ class StepStats:
     sequences: int
     micro_batches: int  # passes of this rank
     seconds: float
-    skipped: str = ""  # why no update was made; "" when it was
-    metrics: dict[str, float] = field(default_factory=dict)  # means over trained tokens, and maxima
+    skipped: str = ""  # why no update was made, of several steps the first time; "" when all were
+    metrics: dict[str, float] = field(default_factory=dict)  # means over trained tokens, counts, and maxima
 
     def numbers(self) -> dict[str, float]:
         """Everything as numbers for a tracker; `skipped` becomes 0 or 1."""
         names = ("step", "loss", "lr", "grad_norm", "tokens", "sequences", "micro_batches", "seconds")
         plain = {name: float(getattr(self, name)) for name in names}
         return plain | {"skipped": float(bool(self.skipped))} | self.metrics
+
+
+def together(steps: Sequence[StepStats]) -> StepStats:
+    """Of one or more steps in a row, in the order in which they were made: counts and seconds are sums, the rate is the
+    last one's, loss, gradient norm and means are weighed by trained tokens.
+
+    A step that was skipped has nothing to say about means, unless all were; `steps_skipped` among the metrics counts
+    them.
+    """
+    made = [one for one in steps if not one.skipped] or list(steps)
+    tokens = sum(one.tokens for one in made)
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(v * one.tokens for v, one in zip(values, made, strict=True)) / max(tokens, 1)
+
+    def combined(name: str) -> float:
+        if name in COUNTED:
+            return sum(one.metrics.get(name, 0.0) for one in steps)
+        values = [one.metrics.get(name, 0.0) for one in made]
+        return max(values) if name.endswith(TOP) else mean(values)
+
+    names = dict.fromkeys(name for one in steps for name in one.metrics)
+    skipped = [one.skipped for one in steps if one.skipped]
+    return replace(
+        steps[-1],
+        loss=mean(one.loss for one in made),
+        grad_norm=mean(one.grad_norm for one in made),
+        tokens=sum(one.tokens for one in steps),
+        sequences=sum(one.sequences for one in steps),
+        micro_batches=sum(one.micro_batches for one in steps),
+        seconds=sum(one.seconds for one in steps),
+        skipped=skipped[0] if skipped else "",
+        metrics={name: combined(name) for name in names} | {"steps_skipped": float(len(skipped))},
+    )
 
 
 class LearnerBackend(Protocol):
@@ -74,8 +110,8 @@ class LearnerBackend(Protocol):
         """
         ...
 
-    def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote, on however many ranks; all its files must be there on each.
+    def load(self, address: str | os.PathLike[str]) -> None:
+        """Go on from what `save` wrote, on however many ranks: all its files in one folder, local or s3://.
 
         Raise UserError for a checkpoint that is missing, truncated, or of another model.
         """

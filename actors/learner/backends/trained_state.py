@@ -1,12 +1,12 @@
 """What is trained, as a checkpoint holds it: whole fp32 tensors by name, whoever held which piece of them.
 
-    state.json                steps made, and how many parts there are
-    part-00000.safetensors    master/<name>, exp_avg/<name>, ...: of as many neighbouring parameters as a part takes
-    rng-00000.safetensors     torch's random numbers, one file a rank
+Its parts (`state_files.py`) hold master/<name>, exp_avg/<name> and so on, of as many neighbouring parameters as a part
+takes.
 
 An engine says which piece of each parameter this rank holds (`Piece`); everything else is here, so a checkpoint does
 not depend on the number of ranks nor on how they share the work: a run may go on with other ones. Parts are written in
-turn by all ranks, and no rank ever has more than one part whole.
+turn by all ranks, and no rank ever has more than one part whole. A rank reads of every part what it holds itself, from
+wherever it lies: together the ranks of a partitioned engine read a checkpoint once.
 
 Always true: all ranks go through the same collectives, also when one of them cannot write or read; then all raise.
 """
@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.learner.backends.state_files import STATE_FILE, part_file, rng_file
+from actors.weights.manifest import tensor_places
 from cluster.errors import UserError
 from cluster.storage import Folder
 
@@ -33,8 +36,10 @@ Item = TypeVar("Item")
 if TYPE_CHECKING:
     from actors.learner.backends.ranks import Ranks
 
-STATE_FILE = "state.json"
 PART_BYTES = 512 << 20  # of one part, or one parameter that has more
+READ_BYTES = 64 << 20  # asked for at once, or one piece that has more
+READ_GAP = 4 << 20  # bytes of others' that are read along, because another request would take longer
+FP32_BYTES = 4
 MASTER = "master"
 ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -57,11 +62,6 @@ class Piece:
         """Elements of the whole parameter."""
         return int(torch.Size(self.shape).numel())
 
-    def fill(self, kind: str, whole: Tensor) -> None:
-        """Take this rank's elements from the whole parameter of that kind."""
-        mine = self.values[kind]
-        mine.copy_(whole.reshape(-1)[self.start : self.start + len(mine)])
-
 
 def save_state(folder: Path, pieces: Sequence[Piece], steps: int, ranks: Ranks, *, partitioned: bool) -> None:
     """Write a checkpoint that all ranks share. `partitioned`: pieces of several ranks make up a parameter.
@@ -72,9 +72,9 @@ def save_state(folder: Path, pieces: Sequence[Piece], steps: int, ranks: Ranks, 
     parts = list(neighbours(pieces, _n_bytes, PART_BYTES))
 
     def write() -> None:
-        here.write_bytes(_rng_file(ranks.rank), _encoded(_rng_state()))
+        here.write_bytes(rng_file(ranks.rank), _encoded(_rng_state()))
         if ranks.rank == 0:
-            here.write_text(STATE_FILE, json.dumps({"steps": steps, "parts": len(parts)}))
+            here.write_text(STATE_FILE, json.dumps({"steps": steps, "parts": len(parts), "ranks": ranks.world}))
 
     failure = _attempt(write)
     for number, part in enumerate(parts):
@@ -84,7 +84,7 @@ def save_state(folder: Path, pieces: Sequence[Piece], steps: int, ranks: Ranks, 
         whole = _gathered(part, ranks, partitioned)
         if mine and failure is None:
             tensors = {f"{kind}/{piece.name}": value for piece, kind, value in whole}
-            failure = _attempt(lambda n=number, t=tensors: here.write_bytes(_part_file(n), _encoded(t)))
+            failure = _attempt(lambda n=number, t=tensors: here.write_bytes(part_file(n), _encoded(t)))
     number = (getattr(failure, "errno", None) or errno.EIO) if failure else 0
     worst = int(ranks.largest([float(number)])[0])
     if failure:
@@ -93,8 +93,8 @@ def save_state(folder: Path, pieces: Sequence[Piece], steps: int, ranks: Ranks, 
         raise OSError(worst, f"{os.strerror(worst)}, on another rank of the learner")
 
 
-def load_state(folder: Path, pieces: Sequence[Piece], ranks: Ranks) -> int:
-    """Fill every piece from what `save_state` wrote; returns the steps made.
+def load_state(folder: Folder, pieces: Sequence[Piece], ranks: Ranks) -> int:
+    """Fill every piece from what `save_state` wrote, and was put into this folder; returns the steps made.
 
     Raise UserError on every rank when any found the checkpoint missing, damaged, or of another model.
     """
@@ -102,10 +102,11 @@ def load_state(folder: Path, pieces: Sequence[Piece], ranks: Ranks) -> int:
 
     def read() -> None:
         nonlocal steps
-        state = json.loads((folder / STATE_FILE).read_text())
+        state = folder.read_json(STATE_FILE)
         _fill(folder, pieces, int(state["parts"]))
-        own, first = folder / _rng_file(ranks.rank), folder / _rng_file(0)
-        _set_rng_state(own if own.exists() else first)  # a rank that was not there before draws as the first one
+        own, first = rng_file(ranks.rank), rng_file(0)
+        # a rank that was not there before draws as the first one
+        _set_rng_state(folder.read_bytes(own if folder.exists(own) else first))
         steps = int(state["steps"])
 
     failure = _attempt(read)
@@ -115,10 +116,10 @@ def load_state(folder: Path, pieces: Sequence[Piece], ranks: Ranks) -> int:
     return steps
 
 
-def saved_steps(folder: Path) -> int:
+def saved_steps(folder: Folder) -> int:
     """The optimizer steps that a checkpoint has behind it. Raise UserError when there is none."""
     try:
-        return int(json.loads((folder / STATE_FILE).read_text())["steps"])
+        return int(folder.read_json(STATE_FILE)["steps"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"The checkpoint {folder} cannot be loaded: {error}") from error
 
@@ -135,22 +136,49 @@ def start_moments(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor], s
         state["step"] = torch.tensor(float(steps), dtype=torch.float32, device=master.device)
 
 
-def _fill(folder: Path, pieces: Sequence[Piece], parts: int) -> None:
-    from safetensors import safe_open
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """Bytes `start` to before `end` of a part, and the flat fp32 view of this rank's that they belong in."""
 
+    start: int
+    end: int
+    values: Tensor
+
+
+def _fill(folder: Folder, pieces: Sequence[Piece], parts: int) -> None:
     wanted = {f"{kind}/{piece.name}": (piece, kind) for piece in pieces for kind in piece.values}
-    for number in range(parts):
-        with safe_open(folder / _part_file(number), "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                if name not in wanted:
-                    raise ValueError(f"it is of a model that is trained in other parts, as {name} shows")
-                piece, kind = wanted.pop(name)
-                whole = file.get_tensor(name)
-                if tuple(whole.shape) != piece.shape:
-                    raise ValueError(f"{name} is {tuple(whole.shape)} there and {piece.shape} here")
-                piece.fill(kind, whole)
+    sizes = folder.sizes()
+    for part in map(part_file, range(parts)):
+        read = partial(folder.read_bytes, part)
+        mine: list[_Stretch] = []
+        for name, (dtype, shape, first, _) in tensor_places(read, sizes.get(part, 0), part).items():
+            if name not in wanted:
+                raise ValueError(f"it is of a model that is trained in other parts, as {name} shows")
+            piece, kind = wanted.pop(name)
+            if (dtype, shape) != ("F32", piece.shape):
+                raise ValueError(f"{name} is {dtype} {shape} there and F32 {piece.shape} here")
+            start, values = first + FP32_BYTES * piece.start, piece.values[kind]
+            if len(values):
+                mine.append(_Stretch(start, start + FP32_BYTES * len(values), values))
+        for run in _runs(mine):
+            read_at = run[0].start
+            data = torch.frombuffer(bytearray(read(read_at, run[-1].end)), dtype=torch.float32)
+            for one in run:
+                one.values.copy_(data[(one.start - read_at) // FP32_BYTES : (one.end - read_at) // FP32_BYTES])
     if wanted:
         raise ValueError(f"it is of a model that is trained in other parts, as {min(wanted)} shows")
+
+
+def _runs(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
+    """In order; those of a run are read at once."""
+    run: list[_Stretch] = []
+    for one in sorted(stretches, key=lambda one: one.start):
+        if run and (one.start - run[-1].end > READ_GAP or one.end - run[0].start > READ_BYTES):
+            yield run
+            run = []
+        run.append(one)
+    if run:
+        yield run
 
 
 def _gathered(part: Sequence[Piece], ranks: Ranks, partitioned: bool) -> Iterator[tuple[Piece, str, Tensor]]:
@@ -184,7 +212,7 @@ def neighbours(items: Iterable[Item], n_bytes: Callable[[Item], int], limit: int
 
 
 def _n_bytes(piece: Piece) -> int:
-    return 4 * piece.size * len(piece.values)
+    return FP32_BYTES * piece.size * len(piece.values)
 
 
 def _attempt(work: Callable[[], None]) -> Exception | None:
@@ -193,7 +221,7 @@ def _attempt(work: Callable[[], None]) -> Exception | None:
 
     try:
         work()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UserError) as error:
         return error
     return None
 
@@ -211,18 +239,10 @@ def _rng_state() -> dict[str, Tensor]:
     return states
 
 
-def _set_rng_state(file: Path) -> None:
-    from safetensors.torch import load_file
+def _set_rng_state(saved: bytes) -> None:
+    from safetensors.torch import load
 
-    states = load_file(file)
+    states = load(saved)
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_available() and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _part_file(number: int) -> str:
-    return f"part-{number:05d}.safetensors"
-
-
-def _rng_file(rank: int) -> str:
-    return f"rng-{rank:05d}.safetensors"

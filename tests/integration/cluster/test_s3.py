@@ -28,6 +28,7 @@ def test_files_come_back_as_they_were_written(folder: Folder):
     folder.write_bytes("deep/er/b.bin", b"\x00\xff")
     folder.write_json("state.json", {"step": 3})
     assert folder.read_bytes("deep/er/b.bin") == b"\x00\xff"
+    assert [folder.read_bytes("deep/er/b.bin", *part) for part in ((0, 1), (1, 9), (1,))] == [b"\x00", b"\xff", b"\xff"]
     assert (folder / "deep").read_bytes("er/b.bin") == b"\x00\xff"
     assert folder.read_json("state.json") == {"step": 3}
     assert folder.list() == ["deep", "state.json"]

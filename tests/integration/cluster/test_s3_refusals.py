@@ -144,7 +144,7 @@ async def test_whichever_file_of_a_checkpoint_is_refused_the_one_before_stays(se
     store = CheckpointStore(folder, {}, 1, said.append)
 
     async def save(where: Folder) -> None:
-        where.write_bytes("weights", b"w")
+        where.write_json("state.json", {"steps": 1, "parts": 0, "ranks": 0})
 
     await store.write(state(1), [], save)
     faulty.refuse("500 Internal Server Error", "InternalError", after)

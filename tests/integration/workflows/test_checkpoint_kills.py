@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from actors.agent.trajectory import Ending, Segment, SegmentKind, Trajectory, VersionSpan
+from actors.learner.backends.state_files import STATE_FILE, part_file
 from cluster.storage import Folder
 from workflows.grpo.checkpoint import CheckpointStore, SavedGroup
 from workflows.grpo.ports import ControllerState
@@ -43,8 +44,9 @@ def group_of(step: int) -> SavedGroup:
 
 
 async def save_learner(folder: Folder, step: int) -> None:
+    folder.write_json(STATE_FILE, {"steps": step, "parts": LEARNER_FILES, "ranks": 0})
     for number in range(LEARNER_FILES):
-        folder.write_bytes(f"part-{number}", step.to_bytes(8, "little") * (LEARNER_BYTES // 8))
+        folder.write_bytes(part_file(number), step.to_bytes(8, "little") * (LEARNER_BYTES // 8))
 
 
 def write_for_ever(root: str, first: int) -> None:
@@ -98,7 +100,7 @@ def unfinished(root: Path) -> list[str]:
 def check(folder: Folder, groups: tuple[SavedGroup, ...], step: int) -> None:
     """Every file is that of this step, to the last byte."""
     for number in range(LEARNER_FILES):
-        assert folder.read_bytes(f"learner/part-{number}") == step.to_bytes(8, "little") * (LEARNER_BYTES // 8)
+        assert folder.read_bytes(f"learner/{part_file(number)}") == step.to_bytes(8, "little") * (LEARNER_BYTES // 8)
     (group,), (wanted,) = groups, group_of(step).trajectories
     (segment,), (expected,) = group.trajectories[0].segments, wanted.segments
     assert segment.token_ids.tobytes() == expected.token_ids.tobytes()

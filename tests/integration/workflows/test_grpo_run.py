@@ -89,7 +89,7 @@ def plan(tmp_path_factory):
         ),
         grpo=GrpoSettings(
             steps=3, groups_per_step=2, group_size=4, max_staleness=1, max_tokens=12, filter_zero_variance=False,
-            checkpoint_every=1, start_check_questions=1, episode_timeout_s=60.0, trajectories_per_step=3,
+            checkpoint_every=1, start_check_questions=1, trajectories_per_step=3,
             evaluation=OnlineEvaluationSettings(every=2, questions=4), export="best",
         ),
         cluster=RuntimeSettings(address="local", num_cpus=2, oversubscribe=True),

@@ -9,9 +9,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.train import ControllerError
 from rich.console import Console
 
 from actors.model.load import check_model_folder, load_policy
+from cluster.errors import UserError
 from cluster.telemetry import read as metrics_of
 from workflows import sft
 from workflows.dataset import build, inspect
@@ -125,6 +127,14 @@ def test_sft_lowers_the_loss_and_leaves_out_what_is_broken(made, console, tmp_pa
     assert lines[-1]["loss"] < lines[0]["loss"]
     check_model_folder(folder.sft_export.local_path)
     assert load_policy(folder.sft_export.local_path).config.image_token_id > 0
+
+
+@pytest.mark.timeout(900)
+def test_a_rank_that_refuses_is_told_in_its_own_sentence_and_not_tried_again(made, console):
+    wanted = made("sft.steps=6", "sft.max_failures=1", "pictures.max_pixels=6272")
+    with pytest.raises(UserError, match=r"gives its pictures \d+ tokens, and the model reads \d+") as refused:
+        sft.run(wanted, console)
+    assert isinstance(refused.value.__cause__, ControllerError)  # after a try in vain: WorkerGroupError
 
 
 def kill_our_train_worker():

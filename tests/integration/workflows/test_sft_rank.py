@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
@@ -20,10 +22,11 @@ from actors.model.load import check_model_folder, load_policy, local_model
 from actors.model.renderer import load_renderer
 from actors.model.settings import PictureSettings
 from actors.model.tiny import QWEN3, TinySize, save_tiny
-from cluster.errors import UserError
+from cluster.errors import RunBroken, UserError
+from workflows import sft_rank
 from workflows.dataset.conversations import Conversation
 from workflows.run_folder import RunFolder
-from workflows.sft_rank import Rank, Task
+from workflows.sft_rank import Rank, Task, answered, open_board
 from workflows.sft_settings import SftSettings
 
 FAMILIES = {"qwen2_5_vl": TinySize(layers=2, vision_layers=2), "qwen3_vl": replace(QWEN3, layers=2, vision_layers=2)}
@@ -119,6 +122,20 @@ def test_conversations_that_were_written_under_other_bounds_are_refused(run):
     run.address = run.model
     with pytest.raises(UserError, match=r"Conversation c0 gives its pictures \d tokens, and the model reads 1\d"):
         run.rank()
+
+
+def test_a_board_that_hangs_or_is_gone_is_told_in_a_sentence(ray_cluster, monkeypatch):
+    board = open_board()
+    assert answered(board.put.remote(1, {"loss": 1.0}, {})) is False
+    assert answered(board.take.remote()) == [(1, {"loss": 1.0}, {})]
+    board.__ray_call__.remote(lambda _: time.sleep(60))
+    monkeypatch.setattr(sft_rank, "ANSWER_S", 0.1)
+    with pytest.raises(RunBroken, match="on the machine of this command, gave no answer in 0 s; the same command"):
+        answered(board.take.remote())
+    monkeypatch.undo()
+    ray.kill(board)
+    with pytest.raises(RunBroken, match="on the machine of this command, is gone; the same command goes on"):
+        answered(board.take.remote())
 
 
 def test_muon_and_adapters_do_not_go_together():

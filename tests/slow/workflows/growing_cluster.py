@@ -1,7 +1,7 @@
 """A run on a real Ray cluster whose nodes come and go, as a process of its own; prints what it saw as one line of JSON.
 
 Everything that decides is real: Ray's nodes and actors, the controller, its fleet, the recruiter. Only the engines are
-actors that sleep, and the learner does, too.
+actors that sleep, and the learner does, too; but what it trains on is as large as an episode, and it fetches that.
 """
 
 import asyncio
@@ -14,20 +14,23 @@ from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported: the nodes of its test cluster start without tokens
 
+import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
 from actors.agent.trajectory import Ending, Failure, Question, Summary
 from cluster.runtime import RuntimeSettings, connect
 from workflows.grpo.controller import Controller
-from workflows.grpo.ray_ports import RayRecruiter, RaySampler
+from workflows.grpo.ray_ports import RayRecruiter, RaySampler, fetch
 from workflows.grpo.settings import GrpoSettings
+from workflows.grpo.work_buffer import GroupState
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 WAIT_S = 120.0  # for Ray to notice what a node did
+PAYLOAD_BYTES = 256 << 10  # beyond what Ray returns within its message: it lies in the object store of a node
 SETTINGS = GrpoSettings(
-    steps=100_000, groups_per_step=2, group_size=4, max_staleness=1, samplers=1, max_samplers=3, episodes_per_sampler=8,
-    checkpoint_every=100_000, episode_timeout_s=30, ready_timeout_s=60, probe_every_s=1, filter_zero_variance=False,
+    steps=100_000, groups_per_step=3, group_size=4, max_staleness=1, samplers=1, max_samplers=3, episodes_per_sampler=8,
+    checkpoint_every=100_000, ready_timeout_s=60, probe_every_s=1, filter_zero_variance=False,
 )  # fmt: skip
 
 
@@ -50,9 +53,10 @@ class SleepingSampler:
         self.episodes -= 1
         extra = {"tokens_by_version": {began: 10}, "node": self.node}
         good, reward = (Ending.ANSWERED, Failure.NONE), float(index % 2)
-        return Summary(question.id, index, reward, 1.0, *good, 0, 10, 20, began, began, 1.0, extra), None
+        summary = Summary(question.id, index, reward, 1.0, *good, 0, 10, 20, began, began, 1.0, extra)
+        return summary, np.zeros(PAYLOAD_BYTES, np.uint8)
 
-    async def cancel(self, question_id):
+    async def cancel(self, question_id, sample_index=None):
         return 0
 
     async def healthy(self):
@@ -72,7 +76,10 @@ class Others:
         self.trained, self.said, self.live, self.nodes, self.stale = [], [], [], set(), 0
 
     async def train(self, groups, version):
-        await asyncio.sleep(0.1)
+        """Slower than the samplers, so that finished groups wait for it."""
+        await asyncio.sleep(1.0)
+        payloads = [payload for group in groups for payload in group.payloads]
+        assert {payload.size for payload in await fetch(payloads)} == {PAYLOAD_BYTES}
         self.trained += [group.id for group in groups]
         return {}
 
@@ -85,13 +92,17 @@ class Others:
     async def step(self, step, metrics, groups):
         self.stale = max(self.stale, metrics["staleness/max"])
         self.live.append(int(metrics["samplers/live"]))
-        self.nodes |= {summary.extra["node"] for group in groups for summary in group.summaries}
+        self.nodes |= nodes_of(groups)
 
     async def evaluated(self, step, metrics):
         return None
 
     def say(self, message):
         self.said.append(message)
+
+
+def nodes_of(groups):
+    return {summary.extra["node"] for group in groups for summary in group.summaries}
 
 
 async def main(nodes):
@@ -106,9 +117,15 @@ async def main(nodes):
     await first.ready()
     questions = {f"q{i}": Question(f"q{i}", "?") for i in range(200)}
     recruiter = RayRecruiter(another, 60.0, made.remove)
-    c = Controller(SETTINGS, questions, [first], others, others, others, recruiter=recruiter)
+    c = Controller(SETTINGS, questions, [first], others, others, others, recruiter=recruiter, episode_s=30)
     run = asyncio.create_task(c.run())
     seen = {}
+
+    def finished():
+        return [c.rollouts.results[group.id] for group in c.buffer.groups(GroupState.FINISHED)]
+
+    def others_play():
+        return any(place.running for place in c.fleet.places if place.name != first.name and not place.fenced)
 
     async def when(what, condition):
         began = time.monotonic()
@@ -124,10 +141,12 @@ async def main(nodes):
     await when("two samplers", lambda: others.live[-1] == 2)
     third = nodes.add_node(**NODE)
     await when("three nodes have sampled", lambda: others.live[-1] == 3 and len(others.nodes) == 3)
+    await when("work of the second waits for the learner", lambda: second.node_id in nodes_of(finished()))
     nodes.remove_node(second, allow_graceful=False)
     await when("one has left", lambda: any("has left" in line for line in others.said))
     steps = len(others.live)
     await when("steps without it", lambda: len(others.live) > steps + 3 and others.live[-1] == 2)
+    await when("the third plays", others_play)
     nodes.remove_node(third, allow_graceful=False)
     await when("alone again", lambda: others.live[-1] == 1)
     c.stop("seen enough")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 
@@ -9,7 +10,7 @@ import pytest
 
 from cluster import machine
 from cluster.errors import UserError
-from cluster.runtime import RuntimeSettings, check_start, environment, shortage
+from cluster.runtime import Cluster, RuntimeSettings, check_start, environment, shortage
 
 GIB = 1 << 30
 
@@ -81,6 +82,22 @@ def test_variables_of_a_submitted_job_are_not_set_twice(monkeypatch):
     assert _job_variables() == {"A"}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {}}))
     assert _job_variables() == set()
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ({"CPU": 16.0}, "4 of the cluster's 16 CPU are free"),
+        ({"CPU": 16.0, "GPU": 8.0}, "4 of the cluster's 16 CPU and 1 of the cluster's 8 GPU are free"),
+        ({}, "4 of the cluster's 0 CPU are free"),
+    ],
+)
+async def test_what_is_free_is_told_when_actors_wait_in_vain(there, told, monkeypatch):
+    monkeypatch.setattr(Cluster, "resources", there)
+    monkeypatch.setattr(Cluster, "free", {"CPU": 4.0, "GPU": 1.0})
+    with pytest.raises(UserError, match=f"GRPO did not start within 0.01 s: {told};"):
+        async with Cluster(started=False, settings=RuntimeSettings()).starting("GRPO", 0.01):
+            await asyncio.sleep(5)
 
 
 @pytest.mark.parametrize(

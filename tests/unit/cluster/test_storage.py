@@ -54,6 +54,13 @@ def test_bytes_come_back_as_they_were_written(tmp_path_factory, data):
     assert folder.read_bytes("deep/er/file") == data
 
 
+@pytest.mark.parametrize(("start", "end", "part"), [(0, None, b"0123"), (1, 3, b"12"), (2, None, b"23"), (3, 9, b"3")])
+def test_a_part_of_a_file_can_be_read(tmp_path, start, end, part):
+    folder = Folder(tmp_path)
+    folder.write_bytes("a", b"0123")
+    assert folder.read_bytes("a", start, end) == part
+
+
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
     folder = Folder(tmp_path)
     folder.write_text("a", "old")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.supervisor import FINAL, Restarts, supervise
+from cluster.drives import S3Failed
+from workflows.supervisor import FINAL, SUPERVISED, UNTOLD, Restarts, supervise
 
 # each start leaves a line; what the n-th one does is the n-th word: exit code, `kill`, or `wait` to be stopped
 CHILD = """
@@ -85,6 +86,43 @@ def test_who_asks_it_to_stop_asks_the_command_and_nothing_is_started_after_it(ru
     asking.join()
 
 
+def test_who_asks_between_two_starts_is_heeded(run):
+    moments = iter(["at the start", "after the crash"])
+
+    def progress():
+        if next(moments) == "after the crash":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert run("1", "0", progress=progress)[:2] == (130, 1)
+
+
+@pytest.mark.parametrize("deeds", [["wait"], ["kill", "wait"]], ids=["first", "second"])
+def test_a_signal_that_comes_while_the_command_is_being_started_reaches_it(run, monkeypatch, deeds):
+    started, start = [], subprocess.Popen
+
+    def interrupted(*args, **options):
+        started.append(start(*args, **options))
+        if len(started) == len(deeds):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr("workflows.supervisor.subprocess.Popen", interrupted)
+    assert run(*deeds)[0] == 128 + signal.SIGTERM
+    assert len(started) == len(deeds)
+
+
+def test_an_outage_of_what_tells_its_progress_is_said_and_counts_as_none(run, log):
+    def unreachable():
+        raise S3Failed("S3 failed: no route to host; check the network.")
+
+    code, starts, said = run("kill", "0", progress=unreachable)
+    assert (code, starts) == (0, 2)
+    known = [says for says in said if "S3 failed: no route to host" in says]
+    assert known == said[:2]  # at the start and after the crash
+    log.write_text("")
+    assert run("1", "1", "1", "0", limit=2, progress=unreachable)[:2] == (1, 3)
+
+
 def test_a_parent_that_is_killed_takes_the_command_along(tmp_path):
     child = "import os, time; from workflows import supervisor; supervisor.end_with_parent()"
     child += "; print(os.getpid(), flush=True); time.sleep(60)"
@@ -99,13 +137,35 @@ def test_a_parent_that_is_killed_takes_the_command_along(tmp_path):
     assert not os.path.exists(f"/proc/{pid}")
 
 
-@given(st.lists(st.tuples(st.sampled_from([1, -9, -11]), st.booleans()), max_size=30), st.integers(0, 5))
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent has died")
+def test_a_parent_that_died_before_the_command_could_listen_takes_it_along():
+    child = [sys.executable, "-c", "from workflows import supervisor; supervisor.end_with_parent(); print('goes on')"]
+
+    def ended(parent):
+        environ = {**os.environ, SUPERVISED: str(parent)}
+        return subprocess.run(child, env=environ, stdout=subprocess.PIPE, text=True, check=False)
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    assert (ended(dead.pid).returncode, ended(dead.pid).stdout) == (-signal.SIGTERM, "")
+    assert (ended(os.getpid()).returncode, ended(os.getpid()).stdout) == (0, "goes on\n")
+
+
+def test_what_is_not_told_is_no_progress_and_hides_none():
+    restarts, in_vain = Restarts(9, UNTOLD), []
+    for progress in (UNTOLD, 1, 1, UNTOLD, 2, UNTOLD):
+        restarts.wait_after(progress)
+        in_vain.append(restarts.in_vain)
+    assert in_vain == [1, 2, 3, 4, 1, 2]
+
+
+@given(st.lists(st.booleans(), max_size=30), st.integers(0, 5))
 def test_it_gives_up_exactly_after_so_many_crashes_in_vain(ends, limit):
     restarts, place, in_vain = Restarts(limit, 0), 0, 0
-    for code, further in ends:
+    for further in ends:
         place += further
         in_vain = 1 if further else in_vain + 1
-        wait = restarts.wait_after(code, place)
+        wait = restarts.wait_after(place)
         assert (wait is None) == (in_vain > limit)
         if wait is None:
             return

@@ -12,6 +12,7 @@ import torch
 from actors.learner.backends import build_backend
 from actors.learner.backends.lockstep import BlankPicture
 from actors.learner.backends.ranks import Ranks, join
+from actors.learner.backends.state_files import missing_files
 from actors.learner.batch import to_micro_batches, train_sequences
 from actors.learner.objective import PolicyObjective, SupervisedObjective
 from actors.learner.settings import BackendSettings, ObjectiveSettings, OptimizerSettings
@@ -19,6 +20,7 @@ from actors.model.forward import token_logprobs
 from actors.model.load import load_policy
 from actors.model.pixels import Pixels
 from cluster.errors import UserError
+from cluster.storage import Folder
 
 FP32 = BackendSettings(
     kind="plain", precision="fp32", zero_stage=1, optimizer=OptimizerSettings(lr=1e-3, grad_clip=1.0)
@@ -124,6 +126,7 @@ def test_a_checkpoint_continues_exactly(settings, precision, build, batches, tmp
     first = build(settings)
     update(first, batches(400), batches(400))
     first.save(tmp_path / "checkpoint")
+    assert missing_files(Folder(tmp_path / "checkpoint")) == []
     saved = weights_of(first)
     expected = update(first, batches(400))
     second = build(settings)
@@ -223,6 +226,25 @@ def test_an_export_loads_as_the_same_model(settings, build, batches, tmp_path, t
     loaded = dict(load_policy(tmp_path).named_parameters())
     assert loaded.keys() == weights_of(backend).keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights_of(backend).items())
+
+
+def test_a_rank_that_does_not_write_the_export_keeps_none_of_its_weights(build, tmp_path):
+    backend = build(replace(FP32, kind="deepspeed", zero_stage=3))
+    read = []
+
+    class Passing:
+        def detach(self) -> None:
+            raise AssertionError("a weight was copied that nobody writes")
+
+    def weights():
+        for name in ("first", "last"):
+            yield name, Passing()
+            read.append(name)
+
+    backend.ranks, backend.named_weights = Ranks(rank=1), weights
+    backend.export(tmp_path)
+    assert read == ["first", "last"]  # with the others, who wait for it in every bucket
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_step_without_micro_batches_is_refused(build):

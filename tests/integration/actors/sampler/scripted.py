@@ -28,6 +28,8 @@ from actors.agent.trajectory import (
 )
 from actors.model.renderer import ChatRenderer
 
+UNREACHABLE = ImageRef("f" * 64, 112, 84)  # it lies where storage fails
+
 
 class Pictures:
     """An ImageStore in memory."""
@@ -43,6 +45,8 @@ class Pictures:
         return ref
 
     def get(self, ref: ImageRef) -> bytes:
+        if ref == UNREACHABLE:
+            raise ConnectionError("storage is down")
         if ref.sha256 not in self._bytes:
             raise ImageMissing(ref.sha256)
         return self._bytes[ref.sha256]

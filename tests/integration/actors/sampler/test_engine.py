@@ -200,6 +200,29 @@ async def test_an_update_lands_inside_running_turns_and_the_engine_is_then_a_fre
     assert await engine.weight_checksums() == before  # reloading leaves exactly what loading leaves
 
 
+async def test_a_turn_that_is_asked_for_while_weights_are_loaded_finds_no_kv_of_the_old_ones(
+    engine, renderer, pictures, monkeypatch, model_folder, back_to_start
+):
+    segments = [renderer.open("Image 1: <image> " + "who founded it? " * 32, pictures.refs[:1])]
+    await sample(engine, segments, Sampling(max_tokens=2))  # its blocks are in the cache
+    before, turns, load_folder = engine.load(), [], vllm_adapter.load_folder
+
+    async def slow(llm, folder):
+        turns.append(asyncio.create_task(sample(engine, segments, Sampling(max_tokens=2))))
+        while not engine.stats().waiting:
+            await asyncio.sleep(0.01)
+        await load_folder(llm, folder)
+
+    monkeypatch.setattr(vllm_adapter, "load_folder", slow)
+    await engine.update(str(model_folder), 1)
+    assert {int(span.version) for span in (await turns[0]).spans} == {1}
+    after = engine.load()
+    assert after.prefix_asked - before.prefix_asked == segments[0].expanded_length
+    assert after.prefix_hits == before.prefix_hits
+    await sample(engine, segments, Sampling(max_tokens=2))
+    assert engine.load().prefix_hits > before.prefix_hits  # the same turn does find what was made under the new ones
+
+
 async def test_tokens_are_stamped_by_us_when_the_engine_does_not(
     engine, renderer, pictures, monkeypatch, model_folder, back_to_start
 ):

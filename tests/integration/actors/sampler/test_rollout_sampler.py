@@ -26,7 +26,7 @@ from actors.sampler.actor import start_sampler
 from actors.weights.buckets import ObjectStoreTransport
 from actors.weights.transport import FolderTransport
 from tests.integration.actors.sampler.conftest import engine_settings
-from tests.integration.actors.sampler.scripted import CountingScorer, ThumbnailSearch
+from tests.integration.actors.sampler.scripted import UNREACHABLE, CountingScorer, ThumbnailSearch
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
 
@@ -171,13 +171,22 @@ def test_a_picture_that_no_store_holds_is_the_data_s_fault(sampler, pictures):
     assert (summary.failure, trajectory.reward) == (Failure.DATA, None)
 
 
-def test_a_cancelled_question_ends_as_a_failed_episode_and_leaves_nothing_behind(sampler, pictures):
+def test_storage_that_fails_is_no_fault_of_the_data(sampler, pictures):
+    summary, trajectory = sampler.play(Question("unreachable", "who?", (UNREACHABLE,)))
+    assert (summary.failure, trajectory.reward) == (Failure.INFRA, None)
+    assert "storage is down" in trajectory.problem
+
+
+def test_cancelled_episodes_end_as_failed_ones_and_leave_nothing_behind(sampler, pictures):
     asked = [sampler.actor.run.remote(question("stop", pictures), i, SHORT, policy=f"{HERE}.endless") for i in range(4)]
     other = sampler.actor.run.remote(question("go on", pictures), 0, SHORT)
     deadline = time.monotonic() + 30
     while got(sampler.actor.stats.remote())["episodes"] < 4 and time.monotonic() < deadline:
         pass  # each turn of this loop waits for the actor
-    assert got(sampler.actor.cancel.remote("stop"), 30) == 4
+    assert got(sampler.actor.cancel.remote("stop", 2), 30) == 1
+    assert got(asked[2][0], 30).failure is Failure.INFRA
+    assert not ray.wait([summary for i, (summary, _) in enumerate(asked) if i != 2], timeout=1)[0]
+    assert got(sampler.actor.cancel.remote("stop"), 30) == 3
     for summary, _ in asked:
         assert got(summary, 30).failure is Failure.INFRA
     assert got(other[0], 60).failure is Failure.POLICY

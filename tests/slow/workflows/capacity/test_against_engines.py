@@ -1,6 +1,9 @@
 """What a plan counts beside what real engines hold: weights, gradients and optimizer states, to the byte.
 
-What is left over are the counters of optimizers, a few numbers of each group's padding, and DeepSpeed's own scalars.
+A plan counts the peak of a step, and engines are looked at between their passes and the optimizer. `counted` takes
+that into account in three cases: a pass's own gradients (plain) and whole ones (ZeRO 1 in fp32) are gone by then, and
+ZeRO 3's bucket for reducing, which a plan has among its buckets, is there. What is left over are the counters of
+optimizers, a few numbers of each group's padding, and DeepSpeed's own scalars.
 """
 
 from __future__ import annotations

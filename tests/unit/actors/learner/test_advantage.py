@@ -59,6 +59,17 @@ def test_a_group_of_equal_rewards_is_filtered():
     assert not got.values.any()
 
 
+@pytest.mark.parametrize("kind", ["mean_std", "mean", "leave_one_out"])
+def test_a_flat_group_that_is_kept_has_no_advantage_at_all(kind):
+    nearly = np.array([0.91, 0.91 + 5e-7, 0.91, 3.0])
+    got = group_advantages(nearly, np.array([True, True, True, False]), kind, keep_flat=True)
+    assert got.filtered is Filtered.NO
+    assert got.used.tolist() == [True, True, True, False]
+    assert got.values.tolist() == [0.0] * 4  # over a deviation of nearly nothing these would be large
+    alone = trajectory_advantages([episode(1.0), episode(1.0, Failure.INFRA)], kind, keep_flat=True)
+    assert alone.filtered is Filtered.TOO_FEW
+
+
 def test_an_infrastructure_failure_leaves_its_siblings_baseline_alone():
     group = [episode(1.0), episode(0.0), episode(0.0, Failure.INFRA)]
     got = trajectory_advantages(group, "mean")

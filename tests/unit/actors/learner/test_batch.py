@@ -125,6 +125,15 @@ def test_filtered_groups_and_masked_episodes_are_counted():
     assert report.metrics()["batch_filtered_zero_variance"] == 1.0
 
 
+def test_flat_groups_are_trained_on_where_they_are_not_filtered():
+    flat = [episode(PROMPT, action(3)), episode(PROMPT, action(2))]
+    group = [episode(PROMPT, action(2)), episode(PROMPT, action(2), reward=0.0)]
+    assert prepare([group, flat])[1].tokens == 4
+    sequences, report = prepare([group, flat], flat_groups=True)
+    assert [s.advantage for s in sequences] == [0.5, -0.5, 0.0, 0.0]
+    assert (report.tokens, report.filtered["zero_variance"]) == (9, 0)
+
+
 def test_an_episode_that_ran_out_of_tokens_can_be_left_out_and_stays_in_the_baseline():
     full = replace(episode(PROMPT, action(3), reward=0.0), ending=Ending.OUT_OF_TOKENS)
     group = [episode(PROMPT, action(2)), full]

@@ -41,7 +41,7 @@ def pixels(tokenizer, size, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processor")
     save_processor(tokenizer, size, folder)
     images = BlobImages(BlobStore(tmp_path_factory.mktemp("blobs")))
-    return Pixels.load(folder, images, capacity=2)
+    return Pixels.load(folder, images)
 
 
 def picture(width: int, height: int, seed: int) -> bytes:

@@ -3,7 +3,7 @@ import struct
 import zlib
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from actors.agent.seams import ImageMissing, ImageRefused
 from actors.agent.trajectory import ImageRef
@@ -30,6 +30,21 @@ def test_an_image_comes_back_by_its_reference(images):
 
 def test_the_same_bytes_are_one_image(images):
     assert images.put(png()) == images.put(png())
+
+
+def test_what_lies_here_already_is_not_decoded_again(images, monkeypatch):
+    data = png()
+    first = images.put(data)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    assert images.put(data) == first
+
+
+def test_an_image_is_there_or_not_without_its_bytes(images, tmp_path, monkeypatch):
+    ref = images.put(png())
+    monkeypatch.setattr(BlobStore, "get", lambda *_: pytest.fail("its bytes were read"))
+    assert images.has(ref)
+    assert not images.has(ImageRef("0" * 64, 8, 6))
+    assert not images.has(ImageRef("../etc/passwd", 8, 6))
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", png()[:-30]])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,13 +10,16 @@ import torch
 from actors.model.load import (
     cast_weights,
     check_model_folder,
+    exporting,
     load_policy,
     local_model,
     parameter_shapes,
     save_policy,
+    upload_model,
 )
 from actors.model.tiny import save_tiny
 from cluster.errors import UserError
+from cluster.storage import Folder
 from tests.unit.actors.model.small import FAMILIES, QWEN2_5
 
 
@@ -125,6 +129,49 @@ def test_a_saved_policy_loads_with_the_weights_it_had(folder, tmp_path):
     assert again.dtype == torch.bfloat16
     assert torch.equal(again.lm_head.weight, model.lm_head.weight.to(torch.bfloat16))
     assert (tmp_path / "saved" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_the_config_of_a_model_comes_last_so_that_a_torn_copy_is_no_model(folder, tmp_path, monkeypatch):
+    target = Folder(tmp_path / "copied")
+
+    def refuses_the_last(*args):
+        if len(target.list()) == len(list(folder.iterdir())) - 1:
+            raise OSError("no space")
+        upload(*args)
+
+    upload = target.upload
+    monkeypatch.setattr(target, "upload", refuses_the_last)
+    with pytest.raises(OSError, match="no space"):
+        upload_model(folder, target)
+    assert "config.json" not in target.list()
+    monkeypatch.undo()
+    upload_model(folder, target)
+    check_model_folder(target.local_path)
+
+
+def test_of_ranks_that_export_together_one_copies(folder, tmp_path):
+    target = Folder(tmp_path / "exported")
+    for copies in (False, True):
+        with exporting(folder, target, copies=copies) as written:
+            shutil.copyfile(folder / "model.safetensors", written / "model.safetensors")
+        assert target.exists() == copies
+    assert target.list() == sorted(file.name for file in folder.iterdir())
+
+
+def test_weights_of_the_precision_they_are_stored_in_are_the_file_itself_whose_pages_processes_share(folder, tmp_path):
+    save_policy(load_policy(folder, "bfloat16"), tmp_path / "stored", folder)
+
+    def outside_the_file(model) -> list[str]:
+        mapped = []
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith(str(tmp_path / "stored/model.safetensors")):
+                start, end = (int(address, 16) for address in line.split()[0].split("-"))
+                mapped.append(range(start, end))
+        return [n for n, p in model.named_parameters() if not any(p.data_ptr() in part for part in mapped)]
+
+    assert outside_the_file(load_policy(tmp_path / "stored", "bfloat16")) == []
+    other = load_policy(tmp_path / "stored", "float32")
+    assert outside_the_file(other) == [name for name, _ in other.named_parameters()]
 
 
 def test_an_unknown_dtype_says_what_is_accepted(folder):

@@ -99,6 +99,21 @@ def test_pictures_stand_in_order_of_appearance_and_text_alone_has_none():
     assert alone.image_grid_thw is None
 
 
+def test_a_picture_is_asked_for_once_however_often_it_appears():
+    asked: list[ImageRef] = []
+
+    class Watched(Patches):
+        def get(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor]:
+            asked.append(ref)
+            return super().get(ref)
+
+    shown = [sequence([8, 9], [False, True], images) for images in ([REFS[1], REFS[0]], [REFS[1]])]
+    batch = collate(shown, Watched(), PAD)
+    assert asked == [REFS[1], REFS[0]]
+    assert batch.image_index is not None
+    assert batch.image_index.tolist() == [0, 1, 0]
+
+
 def test_values_of_another_length_are_refused():
     it = sequence([8, 9, 10], [False, True, True])
     with pytest.raises(ValueError, match="'behaviour' are not as long"):

@@ -1,12 +1,15 @@
-"""Whose fault it is that an episode has no reward."""
+"""Whose fault it is that an episode failed, or has no reward."""
 
 from dataclasses import replace
 
 import pytest
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.agent.seams import ScoringFailed
 from actors.agent.trajectory import Ending, Failure, Question, RewardParts, Trajectory
-from actors.sampler.actor import scored
+from actors.sampler.actor import fault_of, scored
+from cluster.drives import S3Failed
+from cluster.errors import UserError
 
 QUESTION = Question("q", "who founded it?", answers=("nobody",))
 EPISODE = Trajectory("q", 0, (), (), Ending.ANSWERED, answer="nobody")
@@ -46,3 +49,20 @@ async def test_what_the_policy_did_is_scored_and_what_it_did_not_do_is_not_even_
         judge, spoilt = Judge(REWARD), replace(EPISODE, ending=Ending.FAILED, failure=failure)
         assert await scored(judge, QUESTION, spoilt) is spoilt
         assert judge.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (S3Failed("S3 failed: no route"), Failure.INFRA),
+        (OSError(28, "no space left on device"), Failure.INFRA),
+        (TimeoutError(), Failure.INFRA),
+        (UserError("There are no credentials for S3"), Failure.INFRA),
+        (RayActorError(), Failure.INFRA),
+        (ObjectLostError("00" * 28, "", ""), Failure.INFRA),
+        (ValueError("a row that no code expects"), Failure.DATA),
+        (KeyError("image"), Failure.DATA),
+    ],
+)
+def test_what_ends_an_episode_from_outside_is_the_data_s_fault_only_when_no_machine_failed(error, failure):
+    assert fault_of(error) is failure

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from actors.agent.seams import ImageMissing, ImageRefused
@@ -6,6 +8,7 @@ from actors.search.endpoints import Endpoint
 from actors.search.gateway import Gateway
 from actors.search.seams import ErrorKind, ImageHit, ProviderError, ScoredBox
 from actors.search.sources import Endpoints
+from cluster.drives import S3Failed
 from tests.unit.actors.search.gateways import FAR, SETTINGS, Counting, Time, image_gateway, look, text
 from tests.unit.actors.search.search_world import SIZE, Colours, FolderImages, Sentences, Squares, scene
 
@@ -129,6 +132,32 @@ async def test_a_torn_picture_is_a_fault_of_the_data(images, time, expression, d
 async def test_a_picture_that_no_store_has_is_a_fault_of_the_data(images, time):
     with pytest.raises(ImageMissing):
         await image_gateway(images, time).call(look(ImageRef("0" * 64, 9, 9)), deadline=FAR)
+
+
+class Unreachable(FolderImages):
+    def get(self, ref):
+        raise S3Failed("S3 failed: no route; check the network.")
+
+
+@pytest.mark.parametrize("asked", [{}, {"expression": "red"}, {"box": (0, 0, 500, 500)}])
+async def test_storage_that_fails_is_the_world_s_fault_and_no_provider_is_asked(images, time, asked):
+    provider = Counting(Colours())
+    gateway = image_gateway(Unreachable(images.folder), time, Squares(), provider)
+    result = await gateway.call(look(images.put(scene("red")), **asked), deadline=FAR)
+    assert result.outcome is Outcome.INFRA_ERROR
+    assert result.message.startswith("image search failed (storage): S3 failed: no route")
+    assert gateway.ledger.totals.by_outcome == {"infra_error": 1}
+    assert provider.pictures == []
+
+
+async def test_a_full_disk_does_not_turn_a_thumbnail_into_a_fault_of_the_data(images, time):
+    class Full(FolderImages):
+        def put(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    result = await image_gateway(Full(images.folder), time).call(look(images.put(scene("red"))), deadline=FAR)
+    assert result.outcome is Outcome.INFRA_ERROR
+    assert "No space left on device" in result.message
 
 
 async def test_the_same_crop_reached_by_other_words_costs_one_search(images, time):

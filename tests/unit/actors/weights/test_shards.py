@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load as load_bytes
 
+from actors.weights import landing
+from actors.weights.buckets import StorageTransport
+from actors.weights.landing import Landing
 from actors.weights.manifest import Maps, bucket_tensors, digest_of
 from actors.weights.receiver import Receiver
 from actors.weights.shards import ALONE, HEADER_ROOM, MappedFile, Shard, copy_digested, shards
@@ -142,20 +147,53 @@ def test_a_reader_keeps_files_mapped_while_they_exist_and_no_longer(tmp_path):
     assert len(maps._open) == 1
 
 
-def landing(base: Path) -> list[str]:
-    return [path.name for path in base.iterdir()]
+def inside(base: Path) -> list[str]:
+    return sorted(path.name for path in base.iterdir())
+
+
+@pytest.mark.parametrize("then", ["sends", "closes"])
+def test_what_a_killed_sender_left_is_deleted_by_the_next_one(tmp_path, then):
+    sent, left = FolderTransport(tmp_path / "sent"), tmp_path / "left"
+    sent.send(6, tensors(6.0).items())
+
+    def watched() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "a", torch.zeros(1000)
+        shutil.copytree(sent.root, left)  # what a kill at this moment leaves
+
+    sent.send(7, watched())
+    assert len(inside(left)) == 2
+    resumed = FolderTransport(left)
+    if then == "sends":
+        resumed.send(7, tensors(7.0).items())
+        assert inside(left) == ["v000006", "v000007"]
+    resumed.close()
+    assert inside(tmp_path) == ["sent"]
+
+
+def killed_landing(base: Path, monkeypatch: pytest.MonkeyPatch) -> Landing:
+    killed = Landing(base)
+    os.close(killed._alive)  # as the kernel does
+    hours_later = time.time() + 7200
+    monkeypatch.setattr(time, "time", lambda: hours_later)
+    return killed
 
 
 def test_what_a_killed_process_fetched_is_deleted_by_the_next_one(tmp_path, monkeypatch):
-    from actors.weights import receiver
-
-    killed = receiver._Landing(tmp_path)
-    alive = receiver._Landing(tmp_path)
-    os.close(killed._alive)  # as the kernel does
-    hours_later = time.time() + 7200
-    monkeypatch.setattr(receiver.time, "time", lambda: hours_later)
-    another = receiver._Landing(tmp_path)
-    assert sorted(landing(tmp_path)) == sorted([alive.root.name, another.root.name])
+    alive, _ = Landing(tmp_path), killed_landing(tmp_path, monkeypatch)
+    another = Landing(tmp_path)
+    assert inside(tmp_path) == sorted([alive.root.name, another.root.name])
     alive.close()
     another.close()
-    assert landing(tmp_path) == []
+    assert inside(tmp_path) == []
+
+
+def test_so_it_is_by_a_learner_that_opens_what_it_sent(tmp_path, monkeypatch):
+    monkeypatch.setattr(landing, "default_root", lambda run: tmp_path / "shm" / run)
+    (tmp_path / "shm").mkdir()
+    killed = killed_landing(tmp_path / "shm", monkeypatch)
+    transport = StorageTransport(str(tmp_path / "sent"), 1 << 20)
+    transport.send(0, tensors(1.0).items())
+    with transport.opened(0) as folder:
+        assert inside(tmp_path / "shm") == [folder.parent.name] != [killed.root.name]
+        assert (folder.parent / "alive").is_file()  # and if this one is killed, the next one sees it
+    assert inside(tmp_path / "shm") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -12,11 +13,12 @@ from rich.console import Console
 from cluster.errors import UserError
 from workflows.bench.async_form import ARMS, FULL, TRACES, AsyncForm, ToolTrace
 from workflows.bench.async_numbers import RunNumbers, Used, idle_shares, lower_bound_s, numbers, phases, steady
+from workflows.bench.async_processors import ProcessorWatch, uncontended
 from workflows.bench.async_processors import Used as UsedSoFar
-from workflows.bench.async_processors import uncontended
 from workflows.bench.async_report import Report, Setting
 from workflows.bench.async_runs import numbers_from
 from workflows.bench.async_tables import show
+from workflows.bench.asynchrony import document_of
 
 SYNC, ASYNC_2 = ARMS[1], ARMS[3]
 SEARCHED = {"calls": 30, "requests": 12, "waited_s": 6.0}
@@ -28,11 +30,15 @@ def line(step: int, seconds: float, reward: float = 0.5, **more: float) -> dict[
 
 def a_run(trace: str, arm: str, steady_s: float, seed: int = 0, **more: object) -> RunNumbers:
     base = RunNumbers(
-        trace=trace, arm=arm, seed=seed, step_s=(steady_s,) * 4, reward=(0.5,) * 4, exact_match=0.8,
-        idle={}, staleness={0: 1.0}, sampled=100, wasted=0, masked=0, searches=30, sent=12, quota_wait_s=0.0,
-        requests={},
+        trace=trace, arm=arm, seed=seed, step_s=(steady_s,) * 4, reward=(0.5,) * 4, idle={}, staleness={0: 1.0},
+        sampled=100, wasted=0, masked=0, searches=30, sent=12, quota_wait_s=0.0, requests={},
     )  # fmt: skip
     return replace(base, **more)  # pyright: ignore[reportArgumentType]
+
+
+def answers(right: int, of: int) -> dict[str, float]:
+    """The first `right` ones are."""
+    return {f"q{i:04d}": float(i < right) for i in range(of)}
 
 
 def a_report(*runs: RunNumbers) -> Report:
@@ -71,12 +77,22 @@ def test_a_step_during_which_the_infrastructure_failed_episodes_is_not_steady():
     assert replace(found, spoilt=(2, 3, 4)).mean_s == 70.0  # better all of them than none
 
 
-def test_an_evaluation_is_no_step_and_its_last_result_is_the_runs():
-    lines = [line(1, 2.0), {"step": 1, "eval/exact_match": 0.25}, line(2, 2.0), {"step": 2, "eval/exact_match": 0.75}]
+def test_an_evaluation_is_no_step():
+    lines = [line(1, 2.0), {"step": 1, "eval/exact_match": 0.25}, line(2, 2.0)]
     found = numbers("quota", SYNC, 3, lines, {0: 30, 2: 10}, SEARCHED, {"text": 9})
-    assert (len(found.step_s), found.exact_match, found.seed) == (2, 0.75, 3)
+    assert (len(found.step_s), found.seed) == (2, 3)
     assert found.staleness == {0: 0.75, 2: 0.25}
     assert (found.searches, found.sent, found.quota_wait_s, found.requests) == (30, 12, 6.0, {"text": 9})
+
+
+def test_exact_match_is_the_share_of_right_answers_if_any_question_was_asked():
+    assert a_run("quota", "sync", 1.0, answers=answers(3, of=4)).exact_match == 0.75
+    assert a_run("quota", "sync", 1.0).exact_match is None
+
+
+def test_what_the_controller_uses_is_told_as_a_share_of_a_step():
+    assert a_run("quota", "sync", 4.0, used=Used(1.0, 2.0, 0.1)).controller_share == pytest.approx(0.025)
+    assert a_run("quota", "sync", 4.0).controller_share is None
 
 
 def test_tokens_that_were_never_trained_on_are_summed_over_the_steps():
@@ -119,8 +135,9 @@ def test_the_numbers_of_a_run_survive_json():
     import json
 
     found = a_run(
-        "quota", "sync", 2.0, used=Used(1.5, 3.0), staleness={0: 0.5, 1: 0.5}, requests={"text": 4}, spoilt=(1,)
-    )
+        "quota", "sync", 2.0, used=Used(1.5, 3.0, 0.25), staleness={0: 0.5, 1: 0.5}, requests={"text": 4}, spoilt=(1,),
+        answers=answers(1, of=2),
+    )  # fmt: skip
     assert numbers_from(json.loads(json.dumps(asdict(found)))) == found
     assert numbers_from(json.loads(json.dumps(asdict(replace(found, used=None))))).used is None
 
@@ -145,19 +162,31 @@ def test_a_run_of_two_steps_has_its_second_one_measured():
 
 def test_what_samplers_use_while_the_learner_trains_is_no_sampling():
     # the learner works from 5 to 9 at full speed; the sampler samples from 0 to 5 and spins until 7
-    samples = [UsedSoFar(t / 10, max(0.0, min(t, 90) - 50) / 10, min(t, 70) / 10) for t in range(101)]
-    learner, sampler = uncontended(samples, [(0.0, 5.0, 9.0)])
+    # and the controller uses a tenth of a core all the time
+    samples = [UsedSoFar(t / 10, max(0.0, min(t, 90) - 50) / 10, min(t, 70) / 10, t / 100) for t in range(101)]
+    learner, sampler, controller = uncontended(samples, [(0.0, 5.0, 9.0)])
     assert learner == pytest.approx(4.0)
     assert sampler == pytest.approx(5.0)
+    assert controller == pytest.approx(0.9)
 
 
 def test_times_after_the_last_look_count_to_the_last_look():
-    samples = [UsedSoFar(0.0, 0.0, 0.0), UsedSoFar(1.0, 1.0, 2.0)]
-    assert uncontended(samples, [(0.0, 5.0, 9.0)]) == (1.0, 2.0)
+    samples = [UsedSoFar(0.0, 0.0, 0.0, 0.0), UsedSoFar(1.0, 1.0, 2.0, 0.5)]
+    assert uncontended(samples, [(0.0, 5.0, 9.0)]) == (1.0, 2.0, 0.5)
+
+
+def test_the_watch_sees_what_this_process_uses():
+    with ProcessorWatch() as watch:
+        until = time.process_time() + 0.4
+        while time.process_time() < until:
+            pass
+    used = [sample.controller for sample in watch.samples]
+    assert used == sorted(used)
+    assert 0.0 < used[-1] - used[0] <= 0.5
 
 
 def test_a_step_takes_at_least_its_work_on_all_cores_and_its_calls_by_the_quota():
-    used = Used(learner=2.0, sampler=4.0)
+    used = Used(learner=2.0, sampler=4.0, controller=9.0)
     assert lower_bound_s(used, 2, {}, 0.0) == 3.0
     assert lower_bound_s(used, 2, {"text": 20, "image": 45}, 10.0) == 4.5
     assert lower_bound_s(used, 2, {"text": 20, "image": 25}, 10.0) == 3.0
@@ -182,7 +211,7 @@ def test_runs_are_compared_within_a_trace_and_a_seed_alone():
 def test_the_lower_bound_is_of_the_same_seeds_uncontended_run_and_of_the_runs_own_calls():
     calls = {"text": int(6.0 * 4 * TRACES[-1].per_second)}  # of four steps
     report = a_report(
-        a_run("near-zero", "sync", 5.0, 0, used=Used(2.0, 4.0)),
+        a_run("near-zero", "sync", 5.0, 0, used=Used(2.0, 4.0, 0.5)),
         a_run("quota", "async-2", 9.0, 0, requests=calls),
         a_run("quota", "async-2", 9.0, 1, requests=calls),
     )
@@ -195,27 +224,69 @@ def test_the_lower_bound_is_of_the_same_seeds_uncontended_run_and_of_the_runs_ow
 
 def test_every_target_that_can_be_told_is_told_and_no_other():
     report = a_report(
-        a_run("near-zero", "sync", 5.0, used=Used(2.0, 4.0)),
+        a_run("near-zero", "sync", 5.0, used=Used(2.0, 4.0, 0.5)),
         a_run("near-zero", "async-2", 4.0),
-        a_run("log-normal", "rounds", 12.0, exact_match=0.9),
-        a_run("log-normal", "async-2", 5.0, exact_match=0.88),
+        a_run("log-normal", "rounds", 12.0),
+        a_run("log-normal", "sync", 9.0, answers=answers(90, of=100)),
+        a_run("log-normal", "async-2", 5.0, answers=answers(85, of=100)),
     )
-    told = {finding.says: (round(finding.value, 3), finding.reached) for finding in report.findings()}
+    told = {finding.says: (round(finding.value, 3), finding.verdict) for finding in report.findings()}
     assert told == {
-        "log-normal: async-2 over rounds": (2.4, False),
-        "near-zero: async-2 over sync": (1.25, True),
-        "near-zero: async-2 over the lower bound": (1.333, True),
-        "log-normal: async-2 over the lower bound": (1.667, False),
-        "log-normal: points of exact match that async-2 is below rounds": (2.0, True),
+        "log-normal: async-2 over rounds": (2.4, "missed"),
+        "log-normal: async-2 over sync": (1.8, "missed"),
+        "near-zero: async-2 over sync": (1.25, "reached"),
+        "near-zero: async-2 over the lower bound": (1.333, "reached"),
+        "log-normal: async-2 over the lower bound": (1.667, "missed"),
+        "log-normal: points of exact match that async-2 is below sync": (5.0, "not told apart"),
     }
+
+
+def moved(right: int, of: int, by: int) -> dict[str, float]:
+    """As many right ones, but others: each of `by` on either side has changed."""
+    return {f"q{i:04d}": float(by <= i < right + by) for i in range(of)}
+
+
+@pytest.mark.parametrize(
+    ("of", "seeds", "right", "by", "verdict"),
+    [
+        (60, 3, 48, 3, "not told apart"),  # six of sixty differ, three either way: the two points are within the noise
+        (500, 3, 400, 15, "reached"),
+        (500, 3, 340, 0, "missed"),
+        (500, 1, 390, 15, "not told apart"),
+    ],
+)
+def test_exact_match_is_held_against_its_target_question_by_question_with_its_interval(of, seeds, right, by, verdict):
+    runs = [
+        a_run("log-normal", arm, 1.0, seed, answers=found)
+        for seed in range(seeds)
+        for arm, found in (("sync", answers(of * 4 // 5, of)), ("async-2", moved(right, of, by)))
+    ]
+    (found,) = [one for one in a_report(*runs).findings() if "exact match" in one.says]
+    assert found.value == pytest.approx(100 * (of * 4 // 5 - right) / of)
+    assert found.interval is not None
+    assert found.interval[0] <= found.value <= found.interval[1]
+    assert found.verdict == verdict
+
+
+def test_only_questions_that_both_arms_answered_are_compared():
+    report = a_report(
+        a_run("log-normal", "sync", 1.0, 0, answers={"a": 1.0, "b": 1.0, "c": 0.0}),
+        a_run("log-normal", "async-2", 1.0, 0, answers={"b": 0.0, "c": 0.0, "d": 1.0}),
+        a_run("log-normal", "sync", 1.0, 1),
+        a_run("log-normal", "async-2", 1.0, 1, answers={"b": 0.0}),
+        a_run("log-normal", "async-2", 1.0, 2, answers={"b": 0.0}),
+    )
+    assert report.lost("log-normal", "async-2", "sync") == [[100.0, 0.0]]
 
 
 def test_a_person_reads_the_start_that_latency_is_injected_and_every_arm(capsys):
     report = a_report(
-        a_run("near-zero", "sync", 5.0, used=Used(2.0, 4.0)),
-        a_run("log-normal", "rounds", 12.0, exact_match=None, idle={"learner/tool_wait": 0.5}),
-        a_run("log-normal", "async-2", 4.0, wasted=5, spoilt=(1,), staleness={0: 0.5, 1: 0.25, 2: 0.25}),
-    )
+        a_run("near-zero", "sync", 5.0, used=Used(2.0, 4.0, 0.5)),
+        a_run("log-normal", "rounds", 12.0, idle={"learner/tool_wait": 0.5}),
+        a_run("log-normal", "sync", 8.0, answers=answers(1, of=1)),
+        a_run("log-normal", "async-2", 4.0, wasted=5, spoilt=(1,), staleness={0: 0.5, 1: 0.25, 2: 0.25},
+              answers=answers(1, of=1)),
+    )  # fmt: skip
     report = Report(replace(report.setting, traces=TRACES[:2]), report.runs)
     show(report, AsyncForm(), Console(width=200))
     said = capsys.readouterr().out
@@ -226,6 +297,23 @@ def test_a_person_reads_the_start_that_latency_is_injected_and_every_arm(capsys)
         assert cell in said
     assert "log-normal, async-2, seed 0: the infrastructure failed episodes in steps 2, which are left out" in said
     assert "async-2 over rounds: 3.00, to be at least 3: reached" in said
+    assert "below sync: 0.00 (95 % from 0.00 to 0.00), to be at most 2: reached" in said
+    assert "0.50 CPU s of the controller, Ray's client included: 10.0% of the step's time" in said
+
+
+def test_what_is_written_down_has_exact_match_and_verdicts_but_not_every_answer():
+    report = a_report(
+        a_run("log-normal", "sync", 8.0, answers=answers(3, of=4)),
+        a_run("log-normal", "async-2", 4.0, answers=answers(3, of=4)),
+    )
+    document = document_of(report, AsyncForm())
+    first = document["runs"][0]
+    assert (first["exact_match"], first["asked"], first["controller_share"]) == (0.75, 4, None)
+    assert "answers" not in first
+    assert [(one["verdict"], one["interval"]) for one in document["findings"]] == [
+        ("reached", None),
+        ("reached", (0, 0)),
+    ]
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------

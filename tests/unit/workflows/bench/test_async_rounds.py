@@ -18,7 +18,18 @@ from tests.unit.workflows.grpo.bad_world import play
 from workflows.bench import async_rounds
 from workflows.bench.async_rounds import RoundBarrier, Rounds, in_rounds
 
-SAID = Generation(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), (), "end_of_turn")
+SEARCHES, ANSWERS = 0, 1  # tokens, each of them a turn
+
+
+def said(token: int, stop: str = "end_of_turn") -> Generation:
+    return Generation(np.full(1, token, dtype=np.int32), np.zeros(1, dtype=np.float32), (), stop)
+
+
+class Words:
+    """The renderer, as far as the barrier asks it."""
+
+    def decode(self, token_ids):
+        return ("<text_search>who</text_search>", "<reason>.</reason><answer>she</answer>")[token_ids[0]]
 
 
 def joined(*members: str, settle_s: float = 0.0) -> Rounds:
@@ -135,18 +146,29 @@ class Engine:
     async def generate(self, segments, sampling, *, deadline):
         self.asked.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self.seconds.pop(0))
-        return SAID
+        return said(SEARCHES)
 
 
-async def episode(engine: Engine, tools: list[float]) -> list[float]:
-    """When its turns were complete; a tool after each but the last."""
-    policy = in_rounds(engine, None, Question("q", "who?"))  # pyright: ignore[reportArgumentType]
+class LastWord(Engine):
+    """The first thing that it says ends the episode."""
+
+    def __init__(self, last: Generation) -> None:
+        super().__init__(1.0)
+        self.last = last
+
+    async def generate(self, segments, sampling, *, deadline):
+        await super().generate(segments, sampling, deadline=deadline)
+        return self.last
+
+
+async def episode(engine: Engine, tools: list[float], scoring: float = 0.0) -> list[float]:
+    """When its turns were complete; a tool after each but the last, and after that one its score."""
+    policy = in_rounds(engine, Words(), Question("q", "who?"))  # pyright: ignore[reportArgumentType]
     ends = []
-    for seconds in [*tools, None]:
+    for seconds in [*tools, scoring]:
         await policy.generate([], Sampling(), deadline=time.monotonic() + 600.0)
         ends.append(asyncio.get_running_loop().time())
-        if seconds is not None:
-            await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)
     return ends
 
 
@@ -171,6 +193,14 @@ def test_episodes_in_rounds_take_the_slowest_of_every_turn_and_of_every_tool():
     assert first == second == pytest.approx([5.0, 5.0 + 30.0 + 5.0])  # 1 s to settle, then 4; a tool's 30; 5
     assert third == pytest.approx([5.0])
     assert [engine.asked for engine in engines] == [[1.0, 35.0], [1.0, 35.0], [1.0]]
+
+
+@pytest.mark.parametrize("last", [said(ANSWERS), said(SEARCHES, "length"), said(SEARCHES, "aborted")])
+def test_an_episode_that_has_ended_is_not_waited_for_while_it_is_scored(last):
+    async def one_is_scored():
+        return await asyncio.gather(episode(LastWord(last), [], scoring=500.0), episode(Engine(1.0, 1.0), [1.0]))
+
+    assert played(one_is_scored) == [[pytest.approx(2.0)], [pytest.approx(2.0), pytest.approx(4.0)]]
 
 
 def test_a_round_begins_when_nobody_has_joined_for_a_while():

@@ -22,16 +22,17 @@ def line(step, **more):
 
 @pytest.fixture
 def made(tmp_path):
-    """Writes a run of three steps; `changes`: by step what differs, or None for a step that is missing."""
+    """Writes a run of three steps; `changes`: by step what differs, or None for a step that is missing; `again`: each
+    step asks the same questions."""
 
-    def write(changes=None, questions=("a", "b"), failure="none", indices=(0, 1)):
+    def write(changes=None, questions=("a", "b"), failure="none", indices=(0, 1), again=False):
         folder = Folder(tmp_path)
         steps = [line(n, **(changes or {}).get(n, {})) for n in (1, 2, 3) if (changes or {}).get(n, {}) is not None]
         folder.write_text("metrics.jsonl", "".join(json.dumps(step) + "\n" for step in steps))
         for n in (1, 2, 3):
             rows = [
                 {
-                    "question_id": f"{question}{n if len(questions) > 1 else ''}",
+                    "question_id": question if again else f"{question}{n}",
                     "sample_index": index,
                     "failure": failure,
                     "reward": 1.0,
@@ -77,8 +78,15 @@ def test_an_episode_that_stands_twice_or_has_no_place_in_its_group_is_found(made
 
 
 def test_a_question_that_comes_back_within_an_epoch_is_found(made):
-    (problem,) = problems(made(questions=("a",)), SETTINGS)
-    assert "more often" in problem
+    (problem,) = problems(made(again=True), SETTINGS)
+    assert "2 questions were trained more often than 1 epochs allow" in problem
+
+
+@pytest.mark.parametrize(("questions", "n"), [(("a",), 1), (("a", "b", "c"), 3)])
+def test_a_step_of_fewer_or_more_groups_than_a_step_has_is_found(made, questions, n):
+    found = problems(made(questions=questions), SETTINGS)
+    assert len(found) == 3
+    assert all(f"has episodes of {n} questions, a step is of 2" in problem for problem in found)
 
 
 def test_kept_episodes_that_are_gone_are_missed(made, tmp_path):

@@ -69,18 +69,19 @@ def test_a_restart_before_the_kill_costs_it_nothing():
 
 def test_a_run_that_begins_again_is_whole_with_its_first_step():
     for victim in (CONTROLLER, next(victim for victim in VICTIMS if victim.name == "learner rank")):
-        assert not whole(victim, "step 8: of before it died\n", 7, 9)
+        assert not whole(victim, "step 8: of before it died\n", 7, 9, True)
         again = "step 8: of before it died\nGRPO: continuing after step 7 of 9\n"
-        assert not whole(victim, again, 7, 9)
-        assert whole(victim, again + "step 8: made again\n", 7, 7)
-        assert not whole(victim, again + "step 8: made again\n" + again, 7, 9)
+        assert not whole(victim, again, 7, 9, True)
+        assert whole(victim, again + "step 8: made again\n", 7, 7, False)
+        assert not whole(victim, again + "step 8: made again\n" + again, 7, 9, True)
 
 
-def test_a_sampler_is_whole_when_it_is_back_and_a_worker_with_the_step_after_the_next():
+def test_a_sampler_is_whole_when_it_is_back_and_a_worker_with_another_one_and_the_step_after_the_next():
     sampler, worker = VICTIMS[0], next(victim for victim in VICTIMS if victim.name == "search worker")
-    assert whole(sampler, "sampler-0 is fenced\nsampler-0 is back\n", 7, 7)
-    assert not whole(sampler, "sampler-0 is fenced\n", 7, 99)
-    assert [whole(worker, "", 7, now) for now in (7, 8, 9)] == [False, False, True]
+    assert whole(sampler, "sampler-0 is fenced\nsampler-0 is back\n", 7, 7, False)
+    assert not whole(sampler, "sampler-0 is fenced\n", 7, 99, True)
+    assert [whole(worker, "", 7, now, True) for now in (7, 8, 9)] == [False, False, True]
+    assert not whole(worker, "", 7, 99, False)
 
 
 @given(st.lists(st.floats(0, 100), max_size=30), st.floats(0, 100), st.floats(0, 100))
@@ -95,6 +96,17 @@ def test_an_even_run_has_the_same_speed_before_and_between_kills():
     found = speeds(times, [kill(30.0, 20.0), kill(70.0, 20.0)])
     assert found["undisturbed_per_s"] == pytest.approx(0.2)
     assert found["between_per_s"] == pytest.approx(0.2)
+    assert found["speed_reached"] is True
+
+
+def test_nine_tenths_of_the_speed_are_asked_for():
+    quiet = [float(i) for i in range(11)]  # a step a second until the kill at 10
+    between = {n: speeds([*quiet, *(20 + 20 * (i + 1) / n for i in range(n))], [kill(10.0, 10.0)]) for n in (17, 18)}
+    assert [found["speed_reached"] for found in between.values()] == [False, True]
+
+
+def test_a_kill_is_late_beyond_its_target():
+    assert [kill(0.0, seconds).late for seconds in (45.0, 45.1)] == [False, True]
 
 
 def test_steps_made_while_the_run_was_not_whole_count_for_no_speed():
@@ -103,7 +115,7 @@ def test_steps_made_while_the_run_was_not_whole_count_for_no_speed():
 
 
 def test_without_a_kill_or_a_step_there_are_no_speeds():
-    nothing = {"undisturbed_per_s": None, "between_per_s": None}
+    nothing = {"undisturbed_per_s": None, "between_per_s": None, "speed_reached": None}
     assert speeds([], [kill(1.0, 1.0)]) == speeds([1.0, 2.0], []) == nothing
 
 

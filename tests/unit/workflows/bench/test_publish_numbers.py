@@ -7,7 +7,7 @@ from rich.console import Console
 
 from actors.weights.manifest import WeightsRefused
 from cluster.errors import UserError
-from workflows.bench.publish import PublishLoad, Sent, decoder, document_of, show
+from workflows.bench.publish import TRANSPORTS, PublishLoad, Sent, decoder, document_of, show, transports_named
 from workflows.bench.publish_pause import Clock, Turns
 from workflows.bench.publish_pause import document_of as pause_document
 from workflows.bench.ratios import Spread
@@ -56,7 +56,6 @@ def test_the_made_up_decoder_has_about_the_bytes_that_were_asked_for():
 @pytest.mark.parametrize(
     ("load", "message"),
     [
-        (PublishLoad(transports=("pigeon",)), "--transport is 'pigeon'"),
         (PublishLoad(parts=("all",)), "--part is 'all' and must be transports or pause"),
         (PublishLoad(requests=1), "--requests at least 2"),
     ],
@@ -64,6 +63,13 @@ def test_the_made_up_decoder_has_about_the_bytes_that_were_asked_for():
 def test_what_cannot_be_asked_is_said(load, message):
     with pytest.raises(UserError, match=message):
         load.check()
+
+
+def test_transports_are_those_that_are_named_or_all():
+    assert transports_named([]) == TRANSPORTS
+    assert transports_named(["storage", "shared_memory"]) == ("storage", "shared_memory")
+    with pytest.raises(UserError, match="--transport is 'pigeon' and must be shared_memory, object_store or storage"):
+        transports_named(["storage", "pigeon"])
 
 
 def test_a_reader_that_got_other_bytes_says_so():

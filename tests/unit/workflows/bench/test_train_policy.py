@@ -7,7 +7,8 @@ import random
 import pytest
 
 from actors.agent.trajectory import Ending, RewardParts, Trajectory
-from workflows.bench.train_policy import draw_groups
+from workflows.bench.train import positions
+from workflows.bench.train_policy import BATCHES, Batch, PolicySteps, draw_groups
 
 
 def episodes(rewards):
@@ -37,3 +38,21 @@ def test_another_seed_draws_others():
     many = episodes([i / 200 for i in range(200)])
     first, second = (draw_groups(many, groups=2, size=4, seed=seed) for seed in (0, 1))
     assert {it.question_id for g in first for it in g} != {it.question_id for g in second for it in g}
+
+
+@pytest.mark.parametrize("steps", [45, 80, 160])
+def test_every_batch_is_trained_on_whichever_steps_of_the_stage_are_timed(steps):
+    class Learner:
+        def __init__(self):
+            self.seen = []
+
+        def train(self, groups, version):
+            self.seen.append(len(groups))
+
+    learner = Learner()
+    batches = [Batch([[]] * n, tokens=n, flops=10 * n) for n in range(BATCHES)]
+    made = PolicySteps(learner, batches)  # pyright: ignore[reportArgumentType]
+    for number in positions(steps, 20):
+        made.step(number)
+        assert (made.tokens, made.flops) == (learner.seen[-1], 10 * learner.seen[-1])
+    assert [learner.seen.count(n) for n in range(BATCHES)] == [5] * 4

@@ -13,7 +13,7 @@ from workflows import settings
 from workflows.capacity.advice import problems
 from workflows.capacity.hardware import Hardware
 from workflows.capacity.memory import GIB
-from workflows.capacity.stages import Assumptions, plan, stages_of
+from workflows.capacity.stages import LOCAL_FOLDER, Assumptions, plan, stages_of
 from workflows.grpo.plan import plan_of
 
 PAPERS = ["mmsearch_r1_7b", "deepmmsearch_r1_7b", "mmsearch_r1_qwen3vl_8b", "deepmmsearch_r1_qwen3vl_8b"]
@@ -27,7 +27,7 @@ def test_every_stage_fits_the_hardware_that_the_papers_had(name):
     for stage in stages_of(loaded):
         found = plan(loaded, stage, STATED, Assumptions())
         assert problems(found, STATED) == []
-        assert found.warnings == ()
+        assert set(found.warnings) <= {LOCAL_FOLDER}  # where its folder goes is the run's to say
 
 
 @pytest.mark.parametrize("name", [*PAPERS, "gpu_nodes"])

@@ -31,6 +31,19 @@ def test_shares_of_a_gpu_share_one():
     assert len(place([Actors("rank", 17, 1, 0.5)], 8)) == 2
 
 
+def test_a_gang_without_gpus_stands_together():
+    actors = [Actors("sampler", 9, 1, 1), Actors("rank", 2, 1, 0, gang=True), Actors("worker", 3, 1, 0)]
+    assert [node.actors.get("rank", 0) for node in place(actors, 8)] == [2, 0]
+    assert [node.actors.get("worker", 0) for node in place(actors, 8)] == [0, 3]
+
+
+def test_cpus_are_of_one_node_where_they_are_known():
+    actors = [Actors("rank", 4, 4, 1), Actors("worker", 5, 1, 0)]
+    assert [node.actors for node in place(actors, 8, 8)] == [{"rank": 2}, {"rank": 2}, {"worker": 5}]
+    with pytest.raises(UserError, match=r"A rank needs 4 CPUs of one node, and a node has 3\.5"):
+        place(actors, 8, 3.5)
+
+
 def test_a_run_without_gpus_is_on_one_node():
     nodes = place([Actors("rank", 1, 1, 0), Actors("sampler", 2, 1, 0)], 8)
     assert [node.actors for node in nodes] == [{"rank": 1, "sampler": 2}]
@@ -47,8 +60,8 @@ def test_a_run_without_gpus_is_on_one_node():
     )
 )
 def test_everyone_is_placed_once_and_no_node_is_overfull(actors):
-    nodes = place(actors, 8)
+    nodes = place(actors, 8, 16)
     for some in actors:
         assert sum(node.actors.get(some.role, 0) for node in nodes) == some.count
-    assert all(node.free_gpus >= -1e-9 for node in nodes)
+    assert all(node.free_gpus >= -1e-9 and node.cpus <= 16 + 1e-6 for node in nodes)
     assert len(nodes) >= gpus_needed(actors) / 8

@@ -52,12 +52,23 @@ def test_the_hosts_memory_is_judged_where_it_is_given(monkeypatch, capsys):
     assert "a node's host needs 247.1 GiB and has 100.0 GiB: 147.1 GiB are missing" in capsys.readouterr().err
 
 
+def test_shared_memory_is_half_of_the_hosts_unless_it_is_given(monkeypatch, capsys):
+    assert call(monkeypatch, "--config mmsearch_r1_7b --host-gib 260") == 2
+    assert "a node's shared memory (/dev/shm) needs 139.0 GiB and has 130.0 GiB: 9.0 GiB" in capsys.readouterr().err
+    assert call(monkeypatch, "--config mmsearch_r1_7b --host-gib 300 --shm-gib 200") == 0
+    shown = capsys.readouterr().out
+    assert "weights landed" in shown
+    assert call(monkeypatch, "--config mmsearch_r1_7b --nodes 4 --cpus-per-node 16") == 2
+    assert "9 nodes are needed and 4 are there" in capsys.readouterr().err
+
+
 def test_json_is_whole_and_is_printed_also_when_it_does_not_fit(monkeypatch, capsys):
     assert call(monkeypatch, "--config deepmmsearch_r1_7b --json --nodes 4") == 0
     sft, grpo = json.loads(capsys.readouterr().out)
     assert (sft["stage"], grpo["stage"], sft["fits"], grpo["fits"]) == ("sft", "grpo", True, True)
     assert grpo["learner"]["total"] == sum(item["bytes"] for item in grpo["learner"]["items"])
     assert grpo["kv"]["episodes_longest"] > 0
+    assert grpo["shared"]["total"] == grpo["tokens"]["publish_bytes"] * 9
     assert call(monkeypatch, "--config mmsearch_r1_7b --json --nodes 1") == 2
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["fits"], len(found["problems"])) == (False, 1)

@@ -93,6 +93,15 @@ def test_stage_3_gathers_no_more_than_there_is(shape):
     assert memory(shape, stage=2).bytes_of("gathered weights") == 0
 
 
+def test_stage_3_has_the_whole_model_on_each_gpu_before_it_is_parted(shape):
+    held = 10 * MAX_LIVE  # of which stage 3 gathers no more than a tenth at a time
+    large = replace(shape, parts=replace(shape.parts, language=held), trained=replace(shape.trained, language=0))
+    found = memory(large, stage=3, ranks=64, work=Pass(0, 0, 0))
+    assert (found.moment, found.total) == ("the start", 2 * large.held + 7)
+    assert memory(large, stage=2, ranks=64, work=Pass(0, 0, 0)).moment != "the start"
+    assert memory(shape, stage=3).moment == "the backward pass"
+
+
 def test_the_fullest_moment_decides(shape):
     assert memory(shape).moment == "the backward pass"
     idle = memory(shape, work=Pass(0, 0, 0), ranks=1, stage=0)

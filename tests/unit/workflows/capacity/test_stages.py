@@ -7,20 +7,23 @@ import json
 
 import pytest
 
+from actors.model.pixels import CACHE_BYTES
 from cluster.errors import UserError
 from workflows import settings
 from workflows.capacity.hardware import Hardware
 from workflows.capacity.known import KNOWN
 from workflows.capacity.memory import GIB
-from workflows.capacity.stages import Assumptions, StagePlan, model_of, plan, stages_of
+from workflows.capacity.stages import LOCAL_FOLDER, Assumptions, StagePlan, model_of, plan, stages_of
 
 PAPER = "mmsearch_r1_7b"
+WEIGHTS = 2 * 8_292_166_656  # bytes of its model
+SHARED = "run.storage=s3://runs/one"
 H100 = Hardware(gpu=80 * GIB)
 load = functools.cache(settings.load)
 
 
 def planned(*words: str, config: str = PAPER, stage: str = "grpo", hardware: Hardware = H100, **assumed) -> StagePlan:
-    return plan(load(config, words), stage, hardware, Assumptions(**assumed))
+    return plan(load(config, (SHARED, *words)), stage, hardware, Assumptions(**assumed))
 
 
 def test_the_stages_are_those_that_the_run_goes_through():
@@ -63,6 +66,41 @@ def test_weights_that_would_have_to_leave_the_node_by_shared_memory_are_warned_o
     assert not any("shared_memory" in told for told in one.warnings)
 
 
+def test_a_folder_that_only_one_of_several_nodes_sees_is_warned_of(tmp_path):
+    local = f"run.storage={tmp_path}"
+    assert planned(local).warnings == (LOCAL_FOLDER,)
+    assert planned().warnings == ()
+    assert planned(local, "grpo.ranks=4", "grpo.samplers=4").warnings == ()
+    wide = ("sft.ranks=9", "sft.batch=9")
+    assert planned(local, *wide, config="deepmmsearch_r1_7b", stage="sft").warnings == (LOCAL_FOLDER,)
+
+
+def test_every_sampler_of_a_node_lands_its_own_copy_in_shared_memory():
+    def landed(*words: str, **node: int) -> StagePlan:
+        return planned(*words, "learner.objective.kl=none", hardware=Hardware(gpu=80 * GIB, **node))
+
+    found = landed(shm=100 * GIB)  # samplers have nodes of their own
+    assert (found.shared.bytes_of("weights landed"), found.shared.bytes_of("published weights")) == (
+        8 * WEIGHTS,
+        WEIGHTS,
+    )
+    assert found.shared.missing == 9 * WEIGHTS - 100 * GIB
+    assert found.host.bytes_of("weights landed") == 8 * WEIGHTS  # it is the host's memory, too
+    assert landed("learner.publish={transport: storage, address: s3://w}").shared.total == 8 * WEIGHTS
+    one = ("grpo.ranks=4", "grpo.samplers=4")
+    assert landed(*one).shared.total == (2 + 4) * WEIGHTS
+    assert landed(*one, "learner.publish.transport=shared_memory").shared.total == 3 * WEIGHTS
+    assert landed("learner.publish.transport=nccl", "engine.nccl_updates=true").shared.total == 0
+    assert landed(shm=None).shared.missing == 0
+
+
+def test_nodes_are_as_many_as_their_cpus_ask_for():
+    assert len(planned().nodes) == 4
+    assert len(planned(hardware=Hardware(gpu=80 * GIB, cpus_per_node=16)).nodes) == 9  # four ranks or samplers on each
+    with pytest.raises(UserError, match=r"A learner rank needs 4 CPUs of one node, and a node has 2"):
+        planned(hardware=Hardware(gpu=80 * GIB, cpus_per_node=2))
+
+
 def test_a_pass_is_at_least_as_long_as_the_longest_episode():
     short = planned("learner.micro_batch_tokens=1024", "learner.objective.kl=none")
     assert short.learner.bytes_of("logits") == 12 * 152_064 * 12288
@@ -86,6 +124,11 @@ def test_a_reference_is_held_only_where_kl_needs_one():
     running = planned("learner.objective.reference_offload=true").host
     assert running.moment == "the start"  # eight ranks read the model and its reference
     assert running.total == 8 * 2 * 2 * 8_292_166_656
+
+
+def test_the_pictures_that_ranks_keep_are_counted_on_the_host():
+    found = planned("learner.objective.kl=none", "grpo.learner_gpus=0", "grpo.ranks=2")
+    assert found.host.bytes_of("pictures") == 2 * CACHE_BYTES
 
 
 def test_the_papers_cast_is_placed():

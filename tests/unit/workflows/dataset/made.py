@@ -49,6 +49,9 @@ class MemoryImages:
             raise ImageMissing(ref.sha256)
         return self.blobs[ref.sha256]
 
+    def has(self, ref):
+        return ref.sha256 in self.blobs
+
 
 def png(seed=0, side=28):
     noise = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)

@@ -219,7 +219,7 @@ class OneSampler:
             raise RuntimeError("torn publish")
         self.version = ticket
 
-    async def cancel(self, question_id):
+    async def cancel(self, question_id, sample_index=None):
         await asyncio.sleep(0.01)
 
     async def load(self):
@@ -235,12 +235,12 @@ class OneSampler:
 
 SMALL = GrpoSettings(
     steps=6, groups_per_step=3, group_size=4, max_staleness=1, samplers=2, episodes_per_sampler=20,
-    checkpoint_every=2, episode_timeout_s=60, stall_report_s=30, batch_timeout_s=2000, ready_timeout_s=60,
+    checkpoint_every=2, stall_report_s=30, batch_timeout_s=2000, ready_timeout_s=60,
 )  # fmt: skip
 EVALUATED = replace(SMALL, evaluation=OnlineEvaluationSettings(every=2, questions=10))
 
 
-def controller(world, settings, resume=False, **ports):
+def controller(world, settings, resume=False, episode_s=60, **ports):
     samplers = [OneSampler(f"s{i}", world) for i in range(settings.samplers)]
     state, finished = None, ()
     if resume and world.saved:
@@ -256,8 +256,9 @@ def controller(world, settings, resume=False, **ports):
     world.evaluating = 0
     held_out = world.held_out if settings.evaluation.every else {}
     return Controller(
-        settings, world.questions, samplers, world, world, world, 0, state, finished, held_out, keeper=world, **ports
-    )
+        settings, world.questions, samplers, world, world, world, 0, state, finished, held_out, keeper=world,
+        episode_s=episode_s, **ports,
+    )  # fmt: skip
 
 
 def check_books(c):
@@ -267,11 +268,11 @@ def check_books(c):
     assert b.held <= b.slots
 
 
-def run_all(world, settings):
+def run_all(world, settings, **ports):
     made = []
 
     async def main():
-        made.append(controller(world, settings))
+        made.append(controller(world, settings, **ports))
         return await made[0].run()
 
     end, _ = play(main)

@@ -1,5 +1,6 @@
 """How many episodes a sampler plays at a time, against an engine whose KV cache holds only so many."""
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -67,6 +68,15 @@ def test_a_step_up_that_makes_nothing_faster_is_the_last_one_for_a_while():
     assert limits[-1] == 80  # one step of eight to see what it is worth, no second one
     later = policy.look(200.0, SamplerLoad(preempted=2, sampled_tokens=18000), policy.limit)
     assert later == 88
+
+
+def test_where_groups_come_as_a_whole_it_rises_though_a_few_places_are_always_free():
+    policy, engine, luck = AdaptiveConcurrency(8, 128), Engine(holds=1000), random.Random(3)
+    policy.look(0.0, SamplerLoad(preempted=1), 128)
+    for now in range(10, 200):
+        running = luck.randint(policy.limit - 7, policy.limit)  # a group of eight is seated when all have places
+        policy.look(float(now), engine.second(running), running)
+    assert policy.limit == 128
 
 
 def test_with_places_left_over_it_is_not_raised():

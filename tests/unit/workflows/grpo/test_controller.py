@@ -21,8 +21,8 @@ from tests.unit.workflows.grpo.bad_world import (
     run_all,
 )
 from workflows.grpo.controller import RunFailed
-from workflows.grpo.dispatch import NoSampler
 from workflows.grpo.ports import BudgetSpent
+from workflows.grpo.seat_queue import NoSampler
 from workflows.grpo.work_buffer import GroupState
 
 
@@ -223,6 +223,17 @@ def test_a_learner_that_hangs_is_given_up_with_a_report(monkeypatch):
         run_all(world, SMALL)
 
 
+def test_a_step_that_storage_never_takes_down_ends_the_run_with_a_report(monkeypatch):
+    async def hangs(*_):
+        await asyncio.Event().wait()
+
+    world = World()
+    monkeypatch.setattr(world, "step", hangs)
+    with pytest.raises(RunFailed, match="writing the step down took longer than 600 s"):
+        run_all(world, SMALL)
+    assert world.saved
+
+
 def test_a_sampler_that_hangs_is_fenced_by_its_probe_long_before_its_episodes_are_late(monkeypatch):
     run, hung = OneSampler.run, []
 
@@ -246,7 +257,7 @@ def test_a_sampler_that_hangs_is_fenced_by_its_probe_long_before_its_episodes_ar
     monkeypatch.setattr(OneSampler, "run", hangs)
     monkeypatch.setattr(OneSampler, "revive", revive)
     world = World()
-    end, _ = run_all(world, replace(SMALL, steps=12, probe_every_s=5, probe_timeout_s=15, episode_timeout_s=600))
+    end, _ = run_all(world, replace(SMALL, steps=12, probe_every_s=5, probe_timeout_s=15), episode_s=600)
     assert end.complete
     assert any("s0 is fenced: does not answer its health probe" in line for line in world.said)
     assert back[0] - hung[0] < 45
@@ -275,7 +286,7 @@ def test_an_engine_that_fails_all_episodes_at_once_spoils_few_of_them(monkeypatc
 
 def test_a_stall_is_reported_while_it_lasts():
     world = World(0, Luck(hang=0.3, flat=0.0))
-    end, _ = run_all(world, replace(SMALL, episode_timeout_s=300))
+    end, _ = run_all(world, SMALL, episode_s=300)
     assert end.complete
     report = next(line for line in world.said if "no progress" in line)
     assert "learner: waits for" in report
@@ -293,3 +304,43 @@ def test_idle_time_has_causes_and_adds_up():
     assert sum(m.get("idle/sampler_no_slot_s", 0) for m in world.metrics) > 0
     assert sum(m.get("idle/learner_long_tail_s", 0) for m in world.metrics) > 0
     assert all(m["idle/learner_publish_s"] >= 0.2 for m in world.metrics)
+
+
+def test_what_a_step_is_written_down_in_and_saved_in_is_no_publishing(monkeypatch):
+    world = World(5)
+    save, step = world.save, world.step
+
+    async def slowly_saved(state, finished):
+        await asyncio.sleep(50)
+        await save(state, finished)
+
+    async def slowly_written(*args):
+        await asyncio.sleep(20)
+        await step(*args)
+
+    monkeypatch.setattr(world, "save", slowly_saved)
+    monkeypatch.setattr(world, "step", slowly_written)
+    run_all(world, SMALL)
+    for m in world.metrics[1:]:
+        assert m["idle/learner_record_s"] == pytest.approx(20)
+        assert m.get("idle/learner_checkpoint_s", 0) == pytest.approx(51 if m["step"] in (3, 5) else 0, abs=1)
+        assert m["idle/learner_publish_s"] < 2
+
+
+def test_a_sampler_that_is_replaced_is_fenced_for_so_long_and_not_busy(monkeypatch):
+    async def slowly(self):
+        await asyncio.sleep(40)
+        self.dead, self.version = False, -1
+
+    async def dies(self, question, index):
+        self.dead = self.dead or (self.name == "s0" and len(world.metrics) == 1)
+        return await play_one(self, question, index)
+
+    play_one = OneSampler.play
+    monkeypatch.setattr(OneSampler, "revive", slowly)
+    monkeypatch.setattr(OneSampler, "play", dies)
+    world = World(5, Luck(flat=0.0))
+    run_all(world, replace(SMALL, steps=8))
+    fenced = [m.get("idle/sampler_fenced_s", 0) for m in world.metrics]
+    assert fenced[0] == 0
+    assert sum(fenced) > 40

@@ -110,8 +110,9 @@ def state(step):
     return ControllerState(step, step, buffer.snapshot(), cursor, {"t": 2}, seen)
 
 
-async def save_learner(folder):
-    folder.write_bytes("weights.bin", b"w" * 1000)
+async def save_learner(folder, n_bytes=1000):
+    folder.write_json("state.json", {"steps": 1, "parts": 0, "ranks": 0})
+    folder.write_bytes("weights.bin", b"w" * n_bytes)
 
 
 async def write(store, step):
@@ -169,7 +170,7 @@ async def test_a_disk_that_is_full_leaves_the_one_before_and_takes_the_next(stor
     asked = []
 
     async def save(folder):
-        folder.write_bytes("weights.bin", b"w" * learner)
+        await save_learner(folder, learner)
         asked.append(folder)
 
     random = np.random.default_rng(0).uniform(-9, 0, 400).astype(np.float32)
@@ -181,6 +182,29 @@ async def test_a_disk_that_is_full_leaves_the_one_before_and_takes_the_next(stor
     assert not said
     await write(store, 3)
     assert store.latest().state == state(3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "missing"),
+    [
+        ({"part-00001.safetensors", "rng-00001.safetensors"}, "state.json"),  # rank 0 is on another node
+        ({"state.json", "part-00000.safetensors", "rng-00000.safetensors"}, "part-00001.safetensors"),
+        ({"state.json", "part-00000.safetensors", "part-00001.safetensors"}, "rng-00000.safetensors"),
+    ],
+)
+async def test_one_that_ranks_wrote_to_disks_of_their_own_is_refused_and_the_one_before_stays(
+    store, tmp_path, seen, missing
+):
+    await write(store, 1)
+
+    async def save(folder):
+        for name in seen:
+            folder.write_json(name, {"steps": 1, "parts": 2, "ranks": 2})
+
+    with pytest.raises(UserError, match=rf"learner lacks {missing}: .* All nodes must see the run's folder"):
+        await store.write(state(2), [], save)
+    assert Folder(tmp_path).list() == ["step-000001-00"]
+    assert store.latest().state == state(1)
 
 
 async def test_what_killed_writers_left_goes_and_does_not_count_as_kept(store, tmp_path):

@@ -15,7 +15,7 @@ from workflows.grpo.settings import GrpoSettings
     [
         ("groups_per_step=0", "groups_per_step"),
         ("max_staleness=-1", "max_staleness"),
-        ("episode_timeout_s=0", "episode_timeout_s"),
+        ("train_timeout_s=0", "train_timeout_s"),
         ("top_p=0.0", "top_p"),
         ("min_siblings=9", "min_siblings"),
         ("window=33", "window"),

@@ -127,6 +127,7 @@ def test_a_node_that_goes_shrinks_the_run_and_what_it_played_is_played_again():
     assert room.dismissed == ["extra-2", "extra-1"]
     assert world.metrics[-1]["samplers/live"] == 2
     assert any("sampler extra-2 has left" in line for line in world.said)
+    assert [f"sampler:extra-{i}" in c.watch.report(c.step, c.version) for i in range(3)] == [True, False, False]
     assert c.totals["episodes/masked"] == 0
     assert c.buffer.cancelled.total() == 0
     assert room.offers == 0  # given up when the run ended

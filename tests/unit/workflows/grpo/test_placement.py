@@ -53,6 +53,9 @@ def test_labels_of_nodes_are_given_to_ray_as_they_are(monkeypatch):
 def test_weights_from_gpu_to_gpu_need_gpus_and_both_ends():
     both = ("learner.publish.transport=nccl", "engine.nccl_updates=true", "grpo.evaluation.best=false")
     plan(*both).check()
+    plan(*both[:2], "grpo.evaluation.every=0").check()
+    with pytest.raises(UserError, match=r"leaves no copy of a version .* set grpo\.evaluation\.best=false"):
+        plan(*both[:2], "grpo.evaluation.every=5").check()
     with pytest.raises(UserError, match="go together"):
         plan(both[0]).check()
     with pytest.raises(UserError, match="go together"):

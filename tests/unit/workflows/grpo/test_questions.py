@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+import threading
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.agent.seams import ImageMissing, ImageRefused
+from actors.agent.seams import ImageRefused
 from actors.agent.trajectory import ImageRef, Label, Question
 from cluster.errors import UserError
 from cluster.storage import Folder
@@ -18,8 +20,10 @@ from workflows.grpo.questions import load_questions
 
 
 class Images:
+    """It is asked whether it has a picture, and never for the picture."""
+
     def __init__(self):
-        self.blobs = {}
+        self.blobs, self.asked = {}, []
 
     def put(self, data):
         if not data.startswith(b"png"):
@@ -29,9 +33,11 @@ class Images:
         return ref
 
     def get(self, ref):
-        if ref.sha256 not in self.blobs:
-            raise ImageMissing("not in the store")
-        return self.blobs[ref.sha256]
+        raise AssertionError("a question needs no bytes")
+
+    def has(self, ref):
+        self.asked.append(ref)
+        return ref.sha256 in self.blobs
 
 
 def row(name, **changes):
@@ -122,8 +128,29 @@ def test_what_the_dataset_stage_writes_comes_back_the_same(tmp_path, bytes_in_th
     folder.write_bytes("00.parquet", sink.getvalue())
     assert load_questions(folder, images).by_id == {"train-0": question}
     if not bytes_in_the_row:
-        with pytest.raises(UserError, match="not in the store"):
+        with pytest.raises(UserError, match=rf"image 0, {question.images[0].sha256[:12]}, cannot be found"):
             load_questions(folder, Images())
+
+
+def test_pictures_that_lie_elsewhere_are_asked_for_many_at_a_time(tmp_path):
+    class FarImages(Images):
+        """It answers when so many are asked for."""
+
+        def __init__(self, at_once):
+            super().__init__()
+            self.met = threading.Barrier(at_once, timeout=30)
+
+        def has(self, ref):
+            self.met.wait()
+            return super().has(ref)
+
+    images = FarImages(8)
+    refs = [asdict(images.put(b"png" + bytes([i]))) for i in range(8)]
+    rows = [row(f"q{i}", images=[{"bytes": None}], image_refs=[ref]) for i, ref in enumerate(refs)]
+    shard(Folder(tmp_path), "00.parquet", rows)
+    loaded = load_questions(Folder(tmp_path), images)
+    assert [asdict(q.images[0]) for q in loaded.by_id.values()] == refs
+    assert len(images.asked) == 8  # each once
 
 
 def test_a_torn_shard_costs_its_own_rows_only(tmp_path):

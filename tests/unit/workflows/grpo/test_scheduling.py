@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from actors.agent.trajectory import Ending, Failure, Summary
 from actors.search.load import EndpointLoad, LoadSample
 from tests.unit.workflows.grpo.bad_world import SMALL, Luck, OneSampler, World, check_books, controller, play
+from workflows.grpo.places import Places
 from workflows.grpo.ports import SamplerLoad
 from workflows.grpo.settings import AdmissionSettings
 
@@ -169,3 +170,41 @@ def test_full_kv_caches_lower_what_a_sampler_plays_and_hold_back_further_groups(
     assert seconds(world.metrics, "admission/held_for_kv_s") > 0
     unchanged = run_with(World(1, Luck(flat=0.0)), replace(s, adaptive_concurrency=False), tools=Tools())
     assert unchanged.fleet.places["s0"].seat.limit == 40
+
+
+def test_while_a_batch_trains_the_next_one_is_sampled_however_full_the_caches_are(monkeypatch):
+    world, upcoming = World(1, Luck(flat=0.0)), []
+    train, step = world.train, world.step
+
+    async def main():
+        c = controller(world, replace(SMALL, max_staleness=2))
+
+        async def watched(groups, version):
+            await asyncio.sleep(0.1)
+            upcoming.append(c.buffer.upcoming)
+            await asyncio.sleep(100)  # the next batch is ready before anybody waits for it
+            return await train(groups, version)
+
+        monkeypatch.setattr(world, "train", watched)
+        monkeypatch.setattr(world, "step", slowly_written)
+        return await c.run()
+
+    async def slowly_written(*args):
+        await asyncio.sleep(1)
+        await step(*args)
+
+    monkeypatch.setattr(Places, "kv_full", True)
+    play(main)
+    assert upcoming == [*[SMALL.groups_per_step] * 5, 0]
+    assert seconds(world.metrics, "admission/held_for_kv_s") > 0  # further groups there would have been slots for
+
+
+def test_what_samplers_have_counted_is_told_also_where_a_step_ends_with_nothing_to_do(monkeypatch):
+    async def load(self):
+        return SamplerLoad(kv_used=0.5, prefix_hits=30, prefix_asked=40)
+
+    monkeypatch.setattr(OneSampler, "load", load)
+    world = World(1, Luck(flat=0.0))
+    run_with(world, replace(SMALL, max_staleness=0, groups_per_step=6))
+    assert {m["samplers/prefix_hit_share"] for m in world.metrics} == {0.75}
+    assert {m["samplers/kv_used_most"] for m in world.metrics} == {0.5}

@@ -6,6 +6,7 @@ import pytest
 
 from actors.agent.seams import Sampling
 from actors.agent.trajectory import Ending, Failure, Label, Question, Summary
+from workflows.grpo.evaluation_metrics import Played
 from workflows.grpo.start_check import choose, play, rows, table_of, warnings
 
 
@@ -22,10 +23,10 @@ def summary(q, searches, right, failure=Failure.NONE):
 
 
 def table(searches_text, right_text, right_looking=1.0):
-    played = [
-        (q, summary(q, searches_text if q.kind == "text" else 0, right_text if q.kind == "text" else right_looking))
-        for q in QUESTIONS.values()
-    ]
+    played = []
+    for q in QUESTIONS.values():
+        searches, right = (searches_text, right_text) if q.kind == "text" else (0, right_looking)
+        played.append(Played(q, summary(q, searches, right)))
     return rows(played)
 
 
@@ -56,8 +57,25 @@ def test_a_good_start_needs_no_words():
 
 def test_failed_episodes_do_not_count_as_wrong():
     q = question(0, "text")
-    (row,) = rows([(q, summary(q, 1, 1.0)), (q, summary(q, 0, 0.0, Failure.INFRA))])
+    (row,) = rows([Played(q, summary(q, 1, 1.0)), Played(q, summary(q, 0, 0.0, Failure.INFRA))])
     assert (row.episodes, row.failed, row.accuracy) == (1, 1, 1.0)
+
+
+async def test_late_episodes_are_cancelled_and_told_as_failed():
+    running = set()
+
+    class Late:
+        async def run(self, q, index, sampling):
+            running.add(q.id)
+            await asyncio.Event().wait()
+
+        async def cancel(self, question_id):
+            running.remove(question_id)
+            raise ConnectionError  # which is no news of an episode that failed already
+
+    played = await play([Late()], list(QUESTIONS.values()), Sampling(), 0.01)
+    assert not running
+    assert sum(row.failed for row in rows(played)) == len(QUESTIONS)
 
 
 async def test_a_sampler_that_breaks_leaves_the_others_answers():
@@ -71,5 +89,5 @@ async def test_a_sampler_that_breaks_leaves_the_others_answers():
             raise ConnectionError
 
     played = await play([Good(), Broken()], list(QUESTIONS.values()), Sampling(), 5.0)
-    assert len(played) == 20
+    assert [(row.episodes, row.failed) for row in rows(played)] == [(10, 10), (10, 10)]
     assert warnings(rows([])) == ["only 0 episodes of the start check could be played: it says nothing."]

@@ -7,7 +7,7 @@ import pytest
 from actors.agent.trajectory import Ending, Failure, Question, Summary
 from actors.search.load import EndpointLoad, LoadSample
 from workflows.grpo.ports import GroupResult
-from workflows.grpo.step_metrics import at_quota, learner_waits_for, sampler_waits_for, step_metrics
+from workflows.grpo.step_metrics import Stopwatch, at_quota, learner_waits_for, sampler_waits_for, step_metrics
 
 
 def summary(accuracy: float, cost_usd: float) -> Summary:
@@ -64,6 +64,16 @@ def test_waiting_for_tools_and_waiting_for_their_quotas_are_two_causes():
     assert sampler_waits_for(10, 10, 0.2, 64, updating=False) == "tool_wait"
     assert sampler_waits_for(40, 30, 0.8, 64, updating=False) == ""
     assert sampler_waits_for(10, 10, 0.8, 64, updating=True) == "publish"
+
+
+def test_who_is_gone_is_counted_until_then_and_no_more():
+    watch = Stopwatch()
+    watch.mark("sampler:a", "", 0.0)
+    watch.mark("sampler:b", "fenced", 0.0)
+    watch.forget("sampler:a", 3.0)
+    watch.forget("sampler:c", 3.0)
+    assert watch.lap(5.0) == {"sampler:a": {"busy": 3.0}, "sampler:b": {"fenced": 5.0}}
+    assert watch.lap(6.0) == {"sampler:b": {"fenced": 1.0}}
 
 
 def test_a_quota_is_what_tools_wait_for_when_most_requests_have_no_lease():
