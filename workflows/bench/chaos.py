@@ -83,6 +83,7 @@ def run(settings: Any, form: ChaosForm, words: Sequence[str], *, as_json: bool =
     with log.open("w") as out:
         suffered = _suffered(_command(settings.grpo, words), out, progress, form, console)
     steps = training_steps(folder)
+    work = [(float(step["time"]) - progress.began, float(step.get("sampled/episodes", 0))) for step in steps]
     wrong = [*suffered.wrong, *problems(folder, settings.grpo), *costs(suffered.kills)]
     document = {
         "form": asdict(form),
@@ -90,7 +91,7 @@ def run(settings: Any, form: ChaosForm, words: Sequence[str], *, as_json: bool =
         "exit_code": suffered.exit_code,
         "steps": len(steps),
         "problems": wrong,
-        **speeds([float(step["time"]) - progress.began for step in steps], suffered.kills),
+        **speeds(work, suffered.kills),
     }
     folder.write_json("results.json", document)
     if as_json:
@@ -104,7 +105,7 @@ def run(settings: Any, form: ChaosForm, words: Sequence[str], *, as_json: bool =
 def _command(grpo: GrpoSettings, words: Sequence[str]) -> list[str]:
     fixed = (
         f"grpo.folder={FOLDER}", "grpo.steps=1000000", "grpo.checkpoint_every=1", "grpo.evaluation.every=0",
-        "grpo.start_check_questions=0", "grpo.probe_every_s=3", "grpo.probe_timeout_s=15", "engine.answer_timeout_s=10",
+        "grpo.start_check_questions=0", "grpo.probe_every_s=3", "grpo.probe_timeout_s=10", "engine.answer_timeout_s=7",
         f"grpo.trajectories_per_step={grpo.groups_per_step * grpo.group_size}",
     )  # fmt: skip
     return [sys.executable, "-m", "workflows.cli", "grpo", "--restarts", "5", *words, *fixed]
@@ -302,6 +303,6 @@ def show(document: Mapping[str, Any], console: Console) -> None:
     if document["speed_reached"] is not None:
         share = document["between_per_s"] / document["undisturbed_per_s"]
         verdict = "reached" if document["speed_reached"] else "missed"
-        told = f"speed between recoveries and kills: {share:.0%} of the undisturbed one"
+        told = f"episodes a second between recoveries and kills: {share:.0%} of those undisturbed"
         console.print(f"{told}, to be at least {TARGET_SPEED:.0%}: {verdict}", highlight=False)
     console.print(f"{document['steps']} steps; problems found: {document['problems'] or 'none'}", markup=False)

@@ -13,6 +13,7 @@ STEP = re.compile(r"^step (\d+): ", re.MULTILINE)  # what it says of each step, 
 QUIET_SHARE = 0.1  # of the time, before the first kill: how fast the run is when nobody disturbs it
 STEPS_LOST = 1  # that a kill may cost, at most
 TARGET_SPEED = 0.9  # of the undisturbed run, between recoveries and kills
+Work = Sequence[tuple[float, float]]  # (seconds, amount)
 
 
 @dataclass(frozen=True)
@@ -108,24 +109,26 @@ def repeated(log: str, since: int) -> int:
     return max(again)
 
 
-def rate(times: Sequence[float], windows: Sequence[tuple[float, float]]) -> float | None:
-    """Events a second within windows (start, end] of seconds that do not overlap; None where they are empty."""
+def rate(work: Work, windows: Sequence[tuple[float, float]]) -> float | None:
+    """Work a second within windows (start, end] of seconds that do not overlap; None where they are empty."""
     length = sum(max(0.0, end - start) for start, end in windows)
-    inside = sum(any(start < time <= end for start, end in windows) for time in times)
+    inside = sum(amount for at, amount in work if any(start < at <= end for start, end in windows))
     return inside / length if length else None
 
 
-def speeds(times: Sequence[float], kills: Sequence[Kill]) -> dict[str, float | bool | None]:
-    """Steps a second from the first step to the first kill, and between each recovery and the next kill; and whether
+def speeds(work: Work, kills: Sequence[Kill]) -> dict[str, float | bool | None]:
+    """Work a second from the first step to the first kill, and between each recovery and the next kill; and whether
     the latter reach their target. None for what cannot be told.
 
-    `times`: when each step was recorded, in seconds since the run's start.
+    `work`: when each step was recorded, in seconds since the run's start, and the episodes that were sampled for it. A
+    step is no measure of its own: the better the policy, the more groups of it are scored alike and sampled in vain.
     """
     quiet = between = None
-    if times and kills:
-        ends = [*(kill.at_s for kill in kills[1:]), times[-1]]
+    if work and kills:
+        first, last = work[0][0], work[-1][0]
+        ends = [*(kill.at_s for kill in kills[1:]), last]
         windows = [(kill.at_s + kill.whole_s, end) for kill, end in zip(kills, ends, strict=True)]
-        quiet, between = rate(times, [(times[0], kills[0].at_s)]), rate(times, windows)
+        quiet, between = rate(work, [(first, kills[0].at_s)]), rate(work, windows)
     reached = between >= TARGET_SPEED * quiet if quiet and between is not None else None
     return {"undisturbed_per_s": quiet, "between_per_s": between, "speed_reached": reached}
 

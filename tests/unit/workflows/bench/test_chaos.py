@@ -143,4 +143,4 @@ def test_targets_of_time_and_speed_are_told_as_reached_or_missed(capsys):
     said = capsys.readouterr().out
     assert "45 s: missed 1 times" in said
     assert "45 s: reached" in said
-    assert "80% of the undisturbed one, to be at least 90%: missed" in said
+    assert "80% of those undisturbed, to be at least 90%: missed" in said

@@ -25,6 +25,11 @@ from workflows.bench.chaos_kills import (
 EVERY = [Kill(victim.name, 0.0, 0, victim.bound_s) for victim in VICTIMS]
 
 
+def steps(*times):
+    """One episode each."""
+    return [(float(at), 1.0) for at in times]
+
+
 def kill(at_s, whole_s, **more):
     return Kill("sampler", at_s, 1, 45.0, whole_s, **more)
 
@@ -87,21 +92,21 @@ def test_a_sampler_is_whole_when_it_is_back_and_a_worker_with_another_one_and_th
 @given(st.lists(st.floats(0, 100), max_size=30), st.floats(0, 100), st.floats(0, 100))
 def test_a_rate_counts_what_lies_in_its_windows_alone(times, start, end):
     expected = sum(start < time <= end for time in times) / (end - start) if end > start else None
-    assert rate(times, [(start, end)]) == (pytest.approx(expected) if expected is not None else None)
+    assert rate(steps(*times), [(start, end)]) == (pytest.approx(expected) if expected is not None else None)
 
 
 def test_an_even_run_has_the_same_speed_before_and_between_kills():
     """A step every 5 s: from the first one to the kill at 30, from 50 to 70, and from 90 to the last one."""
-    times = [10.0, 15, 20, 25, 30, 50, 55, 60, 65, 70, 90, 95, 100]
-    found = speeds(times, [kill(30.0, 20.0), kill(70.0, 20.0)])
+    made = steps(10, 15, 20, 25, 30, 50, 55, 60, 65, 70, 90, 95, 100)
+    found = speeds(made, [kill(30.0, 20.0), kill(70.0, 20.0)])
     assert found["undisturbed_per_s"] == pytest.approx(0.2)
     assert found["between_per_s"] == pytest.approx(0.2)
     assert found["speed_reached"] is True
 
 
 def test_nine_tenths_of_the_speed_are_asked_for():
-    quiet = [float(i) for i in range(11)]  # a step a second until the kill at 10
-    between = {n: speeds([*quiet, *(20 + 20 * (i + 1) / n for i in range(n))], [kill(10.0, 10.0)]) for n in (17, 18)}
+    quiet = range(11)  # a step a second until the kill at 10
+    between = {n: speeds(steps(*quiet, *(20 + 20 * (i + 1) / n for i in range(n))), [kill(10.0, 10.0)]) for n in (17, 18)}
     assert [found["speed_reached"] for found in between.values()] == [False, True]
 
 
@@ -110,13 +115,18 @@ def test_a_kill_is_late_beyond_its_target():
 
 
 def test_steps_made_while_the_run_was_not_whole_count_for_no_speed():
-    found = speeds([0.0, 10, 20, 21, 22, 23, 40, 50], [kill(20.0, 20.0)])
+    found = speeds(steps(0, 10, 20, 21, 22, 23, 40, 50), [kill(20.0, 20.0)])
     assert (found["undisturbed_per_s"], found["between_per_s"]) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_steps_that_take_longer_because_more_is_sampled_for_them_are_no_slower():
+    made = [(10.0, 8.0), (20.0, 8.0), (30.0, 8.0), (70.0, 16.0), (90.0, 16.0)]
+    assert speeds(made, [kill(30.0, 20.0)])["speed_reached"] is True
 
 
 def test_without_a_kill_or_a_step_there_are_no_speeds():
     nothing = {"undisturbed_per_s": None, "between_per_s": None, "speed_reached": None}
-    assert speeds([], [kill(1.0, 1.0)]) == speeds([1.0, 2.0], []) == nothing
+    assert speeds([], [kill(1.0, 1.0)]) == speeds(steps(1, 2), []) == nothing
 
 
 def test_a_kill_may_cost_one_step_and_no_process_left_behind():
