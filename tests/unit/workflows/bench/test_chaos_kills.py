@@ -106,7 +106,9 @@ def test_an_even_run_has_the_same_speed_before_and_between_kills():
 
 def test_nine_tenths_of_the_speed_are_asked_for():
     quiet = range(11)  # a step a second until the kill at 10
-    between = {n: speeds(steps(*quiet, *(20 + 20 * (i + 1) / n for i in range(n))), [kill(10.0, 10.0)]) for n in (17, 18)}
+    between = {
+        n: speeds(steps(*quiet, *(20 + 20 * (i + 1) / n for i in range(n))), [kill(10.0, 10.0)]) for n in (17, 18)
+    }
     assert [found["speed_reached"] for found in between.values()] == [False, True]
 
 
