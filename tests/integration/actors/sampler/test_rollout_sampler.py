@@ -145,7 +145,7 @@ def test_new_weights_come_with_a_ticket_and_a_torn_or_partial_publish_is_refused
     with pytest.raises(RayTaskError, match=r"WeightMismatch.*the model needs"):
         got(sampler.actor.update.remote(partial), 60)
 
-    with pytest.raises(RayTaskError, match=r"WeightsMissed.*before this sampler could receive it"):
+    with pytest.raises(RayTaskError, match=r"WeightsMissed.*was sent before it could receive"):
         got(sampler.actor.update.remote(replace(partial, kind="nccl")), 60)
 
     summary, _ = sampler.play(question("still", pictures))
