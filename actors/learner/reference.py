@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actors.learner.backends import suit_attention
+from actors.learner.backends import suit_machine
 from actors.learner.settings import BackendSettings
 from actors.model.batch import TokenBatch
 from actors.model.forward import token_logprobs
@@ -40,7 +40,7 @@ class Reference:
     def load(cls, source: Path, settings: BackendSettings, device: torch.device, *, offload: bool) -> Reference:
         """A second copy of a model folder, as the policy was when it was loaded from there."""
         model = load_policy(source, "float32" if settings.precision == "fp32" else "bfloat16")
-        suit_attention(model, settings)
+        suit_machine(model, settings)
         return cls(model, device, offload=offload)
 
     def logprobs(self, micro_batches: Sequence[TokenBatch], temperature: float) -> list[Tensor]:

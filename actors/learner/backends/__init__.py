@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def build_backend(model: Any, settings: BackendSettings, ranks: Ranks) -> LearnerBackend:
     """The configured engine around a Hugging Face model. The process group must stand (`ranks.join`)."""
-    suit_attention(model, settings)
+    suit_machine(model, settings)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # transformers now lets every embedding's output ask for gradients, which only the reentrant kind needs: they
@@ -31,10 +31,15 @@ def build_backend(model: Any, settings: BackendSettings, ranks: Ranks) -> Learne
     return DeepSpeedBackend(model, settings, ranks)
 
 
-def suit_attention(model: Any, settings: BackendSettings) -> None:
-    """The attention that this precision wants on this machine; the policy's and its reference's must be one."""
+def suit_machine(model: Any, settings: BackendSettings) -> None:
+    """The forms of its layers that this precision wants on this machine; the policy's and its reference's must be
+    one."""
     from actors.learner.backends.attention import use_fp32_attention
+    from actors.learner.backends.lean_layers import norm_by_formula, read_patches_by_product
     from actors.learner.backends.ranks import training_device
 
+    read_patches_by_product(model)
     if settings.precision == "bf16" and training_device().type == "cpu":
         use_fp32_attention(model)
+        if not settings.compile:  # which makes one operation of a norm by itself
+            norm_by_formula(model)
