@@ -116,9 +116,10 @@ class Report:
             ),
         ]
         found = [Finding(says, bound, spread.median, most) for says, bound, spread, most in told if spread]
-        if lost := self.lost("log-normal", ASYNC, "sync"):
-            says = f"log-normal: points of exact match that {ASYNC} is below sync"
-            found.append(Finding(says, 2.0, fmean(map(fmean, lost)), True, interval(lost)))
+        for trace in self._traces:
+            if lost := self.lost(trace, ASYNC, "sync"):
+                says = f"{trace}: points of exact match that {ASYNC} is below sync"
+                found.append(Finding(says, 3.0, fmean(map(fmean, lost)), True, interval(lost)))
         return found
 
     def _paired(
