@@ -25,8 +25,8 @@ FILE = "comparison.json"
 REPORT = "comparison.html"
 
 
-def compare(runs: Sequence[Any], ablations: bool, console: Console) -> None:
-    """`runs` are the settings of runs that are complete; they differ in seeds alone."""
+def compare(runs: Sequence[Any], ablations: Sequence[str], console: Console) -> None:
+    """`runs` are the settings of runs that are complete; they differ in seeds alone. `ablations`: by their names."""
     folders: list[Folder] = [settings.run.folder for settings in runs]
     results = [folder.read_json("evaluate/results.json") for folder in folders]
     max_calls = int(results[0]["max_calls"])
@@ -54,12 +54,11 @@ def compare(runs: Sequence[Any], ablations: bool, console: Console) -> None:
         console.print(f"the runs side by side: {page.address}", highlight=False)
 
 
-def rows_of(folder: Folder, arms: Sequence[str], ablations: bool) -> dict[str, list[Row]]:
+def rows_of(folder: Folder, arms: Sequence[str], ablations: Sequence[str]) -> dict[str, list[Row]]:
     """By arm; ablations are arms under their own names."""
     found = {arm: read_rows(folder / "evaluate", f"{arm}.parquet") for arm in arms}
-    if ablations:
-        found |= {it.name: read_rows(folder / f"{it.folder}/evaluate", "rl.parquet") for it in ABLATIONS}
-    return found
+    made = [it for it in ABLATIONS if it.name in ablations]
+    return found | {it.name: read_rows(folder / f"{it.folder}/evaluate", "rl.parquet") for it in made}
 
 
 def targets_table(told: Sequence[Finding]) -> Table:

@@ -96,10 +96,11 @@ def run(
     for number, (one, extra) in enumerate(zip(runs, words, strict=True), start=1):
         if seeds > 1:
             console.print(Rule(f"run {number} of {seeds}: {one.run.name}", style="bold"))
-        altered = {it.name: again([*extra, *ablation_words(it)]) for it in ABLATIONS} if ablations else {}
+        chosen = [it for it in ABLATIONS if ablations and it.name in settings.demo.ablations]
+        altered = {it.name: again([*extra, *ablation_words(it)]) for it in chosen}
         _one_run(one, altered, console)
     if seeds > 1 or ablations:
-        compare(runs, ablations, console)
+        compare(runs, settings.demo.ablations if ablations else (), console)
 
 
 def _one_run(settings: Any, ablations: Mapping[str, Any], console: Console) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workflows.variants import ABLATIONS
+
 SECONDS = {"ge": 0.0}
 
 
@@ -31,3 +33,11 @@ class DemoSettings:
     # seconds
     memory_every_s: float = field(default=5.0, metadata={"gt": 0.0})
     # how often memory is measured
+    ablations: list[str] = field(default_factory=lambda: [it.name for it in ABLATIONS])
+    # that --ablations makes, of workflows/variants.py
+
+    def check(self) -> None:
+        """Raise ValueError for an ablation that there is not."""
+        names = [it.name for it in ABLATIONS]
+        if unknown := sorted(set(self.ablations) - set(names)):
+            raise ValueError(f"ablations holds {', '.join(unknown)}; accepted: {', '.join(names)}")
