@@ -43,18 +43,20 @@ _RANGES = {
 
 def load(
     schema: type[Settings],
-    source: str | Path | None,
+    source: str | Path | Mapping[str, Any] | None,
     overrides: Sequence[str] = (),
     *,
     shipped: Path | None = None,
 ) -> Settings:
     """Return the checked settings.
 
-    `source` is a YAML file, or the name of one in the folder `shipped` (with or without .yaml), or None for
-    the schema's defaults; `overrides` are words like `learner.lr=1e-4`, applied in order. Raises UserError.
+    `source` is a YAML file, or the name of one in the folder `shipped` (with or without .yaml), or what such a file
+    holds, or None for the schema's defaults; `overrides` are words like `learner.lr=1e-4`, applied in order. Raises UserError.
     """
     config = OmegaConf.structured(schema)
-    if source is not None:
+    if isinstance(source, Mapping):
+        config = _apply(config, schema, source, origin="")
+    elif source is not None:
         path = find(source, shipped)
         for file, content in _chain(path, shipped, ()):
             config = _apply(config, schema, content, origin=f" (in {file})")

@@ -142,8 +142,8 @@ def connect(settings: RuntimeSettings) -> Cluster:
     environ = environment(settings)
     os.environ.update(environ)
     joining = joins(settings)
-    if joining and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray at its import
+    if joining:
+        authenticate()
 
     import ray
 
@@ -169,10 +169,24 @@ def joins(settings: RuntimeSettings) -> bool:
     )
 
 
-def _has_token() -> bool:
-    """Whether this user can authenticate: Ray looks for a token by itself only when it also finds the cluster."""
-    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return bool(given) or (Path.home() / ".ray/auth_token").is_file()
+def authenticate() -> None:
+    """Show this user's token, if there is one, to clusters and dashboards that are asked from here.
+
+    Ray reads this at its import: call it before.
+    """
+    if token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def token() -> str:
+    """What this user shows to Ray's dashboard and clusters, as Ray finds it; "" without one.
+
+    Ray looks for it by itself only when it also finds the cluster.
+    """
+    if given := os.environ.get("RAY_AUTH_TOKEN"):
+        return given
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray/auth_token")
+    return file.read_text().strip() if file.is_file() else ""
 
 
 def _job_variables() -> set[str]:

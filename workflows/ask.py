@@ -1,6 +1,7 @@
 """`mmsearch ask`: the agent in hand. One engine, the tools in this process, and every step as it happens.
 
-No Ray and no actors: the same `run_episode` as everywhere, with an observer that prints.
+No Ray and no actors: the same `run_episode` as everywhere, with an observer that prints. With `--url` a running
+service plays the episode (workflows/remote_ask.py), and the same is printed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cluster.errors import UserError
 from cluster.storage import Folder
 from workflows.evaluate.arms import MADE_BY, WEIGHTS
 from workflows.progress import interrupts_noted
+from workflows.remote_ask import Service, answered_by
 from workflows.steps import StepPrinter, document
 
 STOP_S = 5.0  # after Ctrl-C, for engine and tools to end in good order
@@ -49,38 +51,61 @@ def run(
     checkpoint: str | None = None,
     example: int | None = None,
     as_json: bool = False,
+    service: Service | None = None,
 ) -> None:
-    """The command. Raises `UserError` before anything is started."""
+    """The command. `service`: who is asked in place of a model here. Raises `UserError` before anything is started."""
     console = Console(stderr=as_json)  # standard output belongs to the JSON document
     with tempfile.TemporaryDirectory(prefix="mmsearch-ask-") as scratch:
         store = BlobImages(BlobStore(scratch))
         asked = _asked(settings, store, question, images, example, console)
-        if len(asked.question.images) > settings.engine.images_per_prompt:
-            raise UserError(
-                f"{len(asked.question.images)} pictures are more than engine.images_per_prompt="
-                f"{settings.engine.images_per_prompt}."
-            )
-        model = local_model(settings.pictures.on(str(model_folder(settings.run.folder, checkpoint))))
-        console.print(f"[dim]model: {model}[/]", highlight=False)
         observer = StepPrinter(console)
-        with interrupts_noted(at_latest=STOP_S) as pressed:
-            try:
-                trajectory = asyncio.run(_answer(settings, model, store, asked.question, observer, console, pressed))
-            except Exception as error:
-                if pressed:  # the engine's processes get Ctrl-C too, and complain of it
-                    raise KeyboardInterrupt from error
-                raise
+        if service is not None:
+            pictures = [store.get(ref) for ref in asked.question.images]
+            told = answered_by(service, asked.question, pictures, observer)
+        else:
+            told = _answered_here(settings, asked.question, store, checkpoint, observer, console)
     if as_json:
-        print(json.dumps(document(asked.question, trajectory, observer.steps, str(model)), indent=2))
+        print(json.dumps(told, indent=2))
     else:
-        observer.conclude(trajectory, asked.right)
-    if trajectory.failure in (Failure.INFRA, Failure.DATA):
-        print(f"mmsearch: the question could not be answered: {trajectory.problem}", file=sys.stderr)
+        observer.conclude(told, asked.right)
+    if told["failure"] in (Failure.INFRA.value, Failure.DATA.value):
+        print(f"mmsearch: the question could not be answered: {told['problem']}", file=sys.stderr)
         raise SystemExit(1)
 
 
+def _answered_here(
+    settings: Any,
+    question: Question,
+    store: ImageStore,
+    checkpoint: str | None,
+    observer: StepPrinter,
+    console: Console,
+) -> dict[str, Any]:
+    """The episode's document, played by an engine of this process."""
+    if len(question.images) > settings.engine.images_per_prompt:
+        raise UserError(
+            f"{len(question.images)} pictures are more than engine.images_per_prompt="
+            f"{settings.engine.images_per_prompt}."
+        )
+    model = local_model(settings.pictures.on(str(model_folder(settings.run.folder, checkpoint))))
+    console.print(f"[dim]model: {model}[/]", highlight=False)
+    with interrupts_noted(at_latest=STOP_S) as pressed:
+        try:
+            trajectory = asyncio.run(_answer(settings, model, store, question, observer, console, pressed))
+        except Exception as error:
+            if pressed:  # the engine's processes get Ctrl-C too, and complain of it
+                raise KeyboardInterrupt from error
+            raise
+    return document(question, trajectory, observer.steps, str(model))
+
+
 def model_folder(run: Folder, checkpoint: str | None) -> Path:
-    """The local, checked model folder that `checkpoint` means: base, sft or rl of this run, a model folder, or a run's.
+    """The local, checked folder of `model_address`. Raises `UserError`."""
+    return local_model(model_address(run, checkpoint))
+
+
+def model_address(run: Folder, checkpoint: str | None) -> str:
+    """Where the model is that `checkpoint` means: base, sft or rl of this run, a model folder, or a run's.
 
     Without one: this run's newest stage. Raises `UserError`.
     """
@@ -90,16 +115,16 @@ def model_folder(run: Folder, checkpoint: str | None) -> Path:
         return _model_of(run, ["rl", "sft"])
     folder = Folder(checkpoint)
     if folder.exists("config.json"):
-        return local_model(folder.address)
+        return folder.address
     if folder.exists(WEIGHTS["sft"]) or folder.exists(WEIGHTS["rl"]):
         return _model_of(folder, ["rl", "sft"])
     raise UserError(f"There is no model at {checkpoint}: give base, sft or rl, a model folder, or a run's folder.")
 
 
-def _model_of(run: Folder, names: Sequence[str]) -> Path:
+def _model_of(run: Folder, names: Sequence[str]) -> str:
     for name in names:
         if (run / WEIGHTS[name]).exists("config.json"):
-            return local_model((run / WEIGHTS[name]).address)
+            return (run / WEIGHTS[name]).address
     wanted = MADE_BY[names[0]]
     raise UserError(
         f"The run at {run} has no trained model yet: run `mmsearch demo` or `mmsearch {wanted}` first,"

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import RunBroken, UserError
-from workflows import cli_bench, cli_index, cli_plan, cli_search
+from workflows import cli_bench, cli_index, cli_plan, cli_predict, cli_search, cli_serve
 from workflows.commands import SETTING, Config, Overrides, restarted, stage
 
 app = typer.Typer(
@@ -35,6 +35,8 @@ app.add_typer(cli_bench.bench, name="bench")
 app.add_typer(cli_index.index, name="index")
 cli_search.add_to(app)
 cli_plan.add_to(app)
+cli_predict.add_to(app)
+cli_serve.add_to(app)
 
 
 @app.command(epilog="Example: `mmsearch doctor --json`")
@@ -96,7 +98,10 @@ def evaluate(overrides: Overrides = None, config: Config = None) -> None:
     stage("workflows.evaluate.run:run", config, overrides)
 
 
-@app.command(epilog='Example: `mmsearch ask --image picture.png "name the founder of the red circle."`')
+@app.command(
+    epilog='Examples: `mmsearch ask --image picture.png "name the founder of the red circle."`,'
+    " `mmsearch ask --url http://127.0.0.1:8000 --example 0`"
+)
 def ask(
     question: Annotated[str | None, typer.Argument(help="What to ask.", show_default=False)] = None,
     overrides: Overrides = None,
@@ -110,6 +115,13 @@ def ask(
     example: Annotated[
         int | None, typer.Option(metavar="N", help="Ask test question N of the run, and keep its picture.")
     ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask a running service (`mmsearch serve`), not a model here.")
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The environment variable with the key for --url: MMSEARCH_API_KEY."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print steps, answer and evidence as JSON.")] = False,
     config: Config = None,
 ) -> None:
@@ -119,7 +131,15 @@ def ask(
         if not path.is_file():
             raise UserError(f"There is no picture at {path}.")
     question, words = asked([question, *words] if question else words)
+    if url is not None and checkpoint is not None:
+        raise UserError("A service answers with the weights that it runs: leave out --checkpoint, or --url.")
+    if url is None and key_env is not None:
+        raise UserError("--key-env names the key for a service: give its address with --url.")
     options = {"question": question, "images": images, "checkpoint": checkpoint, "example": example}
+    if url is not None:
+        from workflows.remote_ask import service_at
+
+        options["service"] = service_at(url, key_env)
     stage("workflows.ask:run", config, words, **options, as_json=as_json)
 
 

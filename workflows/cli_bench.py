@@ -148,6 +148,36 @@ def bench_async(
 
 
 @bench.command(
+    name="serve",
+    epilog="Examples: `mmsearch bench serve run.name=mine`, `mmsearch bench serve --quick --part overhead`,"
+    " `mmsearch bench serve --url http://127.0.0.1:8000 --minutes 2`",
+)
+def bench_serve(
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Everything once and briefly: a few minutes in all.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", min=0.1, help="Of twice the capacity (default: 10; quick: 1).")
+    ] = None,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="Clients at once.")] = 32,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="PART", help="overhead, steps, overload, swap or kill; repeatable."),
+    ] = None,
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="Of a service that runs already: parts steps and overload alone.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """The service of a run: its cost over the bare episode loop, and what overload, new weights and deaths do to it."""
+    from workflows.bench.serve_form import ServeForm
+
+    form = ServeForm.asked(quick, minutes, clients, tuple(parts or ()), url)
+    words = [*(["--config", config] if config else []), *(overrides or [])]
+    stage("workflows.bench.serve:run", config, overrides, form=form, words=words, as_json=as_json)
+
+
+@bench.command(
     name="controller",
     epilog="Examples: `mmsearch bench controller`, `mmsearch bench controller --samplers 1000 --groups 100000`",
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from workflows.embedded.pretrain_settings import PretrainSettings
 from workflows.embedded.questions import MixSettings
 from workflows.evaluate.settings import EvaluateSettings
 from workflows.grpo.settings import GrpoSettings
+from workflows.predict.settings import PredictSettings
+from workflows.serve.settings import ServeSettings
 from workflows.sft_settings import SftSettings
 
 
@@ -105,7 +107,9 @@ class Settings:
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
     demo: DemoSettings = field(default_factory=DemoSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
 
     def tracking(self, stage: str) -> Tracking:
         """What the metrics of a stage are shown with, and under which name."""
@@ -113,8 +117,8 @@ class Settings:
         return Tracking(tuple(self.run.trackers), f"{self.run.name}/{stage}", plain)
 
 
-def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of a file (or a shipped configuration's name; `embedded` when None) with overrides
+def load(source: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a file (a shipped configuration's name, what a file holds; `embedded` when None) with overrides
     applied.
 
     Raises cluster.errors.UserError.

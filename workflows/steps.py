@@ -3,86 +3,92 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from actors.agent.protocol import Action, Answer, ImageSearch, TextSearch
-from actors.agent.trajectory import Ending, Evidence, Question, SegmentKind, Tool, ToolRequest, ToolResult, Trajectory
+from actors.agent.trajectory import Ending, Evidence, Question, SegmentKind, Tool, ToolResult, Trajectory
 
 SHOWN_CHARS = 160  # of one result in the terminal; the JSON document has all
 
 
-class StepPrinter:
-    """An `agent.seams.Observer` that prints, and keeps the steps as plain values in `steps`."""
+class StepLines:
+    """Steps as plain values: printed as they come, and kept in `steps`. Where they come from is not known here."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = time.monotonic()
         self.steps: list[dict[str, Any]] = []
 
-    def __call__(self, event: str, detail: dict[str, Any]) -> None:
-        if event == "turn":
-            self.steps.append({"turn": detail["number"]})
-            self._began = time.monotonic()
-        elif event == "action":
-            self._action(detail)
-        elif event == "result":
-            self._result(detail["request"], detail["result"])
+    def turn(self, number: int) -> None:
+        """A turn begins to be written."""
+        self.steps.append({"turn": number})
+        self._began = time.monotonic()
 
-    def _action(self, detail: dict[str, Any]) -> None:
+    def action(self, reason: str, action: Mapping[str, Any] | None, problem: str) -> None:
+        """What the turn says and does. `action`: as `action_document` gives it."""
         step = self.steps[-1]
         seconds = time.monotonic() - self._began
-        step |= {"reason": detail["reason"], "action": action_document(detail["action"]), "seconds": round(seconds, 3)}
-        if detail["problem"]:
-            step["problem"] = detail["problem"]
-        self._say(f"{step['turn']}. ", detail["reason"] or "(no reason given)", "bold")
-        if detail["problem"]:
-            self._say("   ! ", detail["problem"], "yellow")
-        if not isinstance(detail["action"], Answer) and detail["action"] is not None:
-            self._say("   > ", action_words(detail["action"]), "cyan")
+        step |= {"reason": reason, "action": action, "seconds": round(seconds, 3)}
+        if problem:
+            step["problem"] = problem
+        self._say(f"{step['turn']}. ", reason or "(no reason given)", "bold")
+        if problem:
+            self.notice(problem)
+        if action is not None and "answer" not in action:
+            self._say("   > ", _search_words(action), "cyan")
 
-    def _result(self, request: ToolRequest, result: ToolResult) -> None:
-        self.steps[-1]["result"] = {
-            "outcome": result.outcome.value,
-            "message": result.message,
-            "provider": result.provider,
-            "seconds": round(result.latency_s, 3),
-            "crop_box": list(result.crop_box) if result.crop_box else None,
-            "crop": result.crop.sha256 if result.crop else None,
-            "evidence": [evidence_document(item) for item in result.evidence],
-        }
-        if result.crop_box:
-            returned = ", given back as a picture" if result.crop else ""
-            self._say("     ", "cut out: pixels {}, {} to {}, {}".format(*result.crop_box) + returned, "dim")
-        if result.message:
-            self._say("     ", result.message, "yellow")
-        for item in result.evidence:
-            self._say(f"     [{item.number}] ", _short(item), "")
-        self._say(
-            "     ", f"{result.outcome.value}, {result.provider or 'nobody asked'}, {result.latency_s:.2f} s", "dim"
-        )
+    def result(self, result: Mapping[str, Any]) -> None:
+        """What a search found. `result`: as `result_document` gives it, or the service."""
+        self.steps[-1]["result"] = dict(result)
+        if box := result["crop_box"]:
+            returned = ", given back as a picture" if result.get("crop") else ""
+            self._say("     ", "cut out: pixels {}, {} to {}, {}".format(*box) + returned, "dim")
+        if result["message"]:
+            self._say("     ", result["message"], "yellow")
+        for item in result["evidence"]:
+            self._say(f"     [{item['number']}] ", _short(item), "")
+        took = f"{result['outcome']}, {result['provider'] or 'nobody asked'}, {result['seconds']:.2f} s"
+        self._say("     ", took, "dim")
 
-    def conclude(self, trajectory: Trajectory, right: tuple[str, ...] = ()) -> None:
-        """The answer, what it rests on, and what it took."""
-        if trajectory.ending is Ending.ANSWERED:
-            self._say("answer: ", trajectory.answer, "bold green")
-        elif trajectory.ending is Ending.GAVE_UP:
+    def notice(self, words: str) -> None:
+        """What a person should know of the turn."""
+        self._say("   ! ", words, "yellow")
+
+    def conclude(self, told: Mapping[str, Any], right: Sequence[str] = ()) -> None:
+        """The answer, what it rests on, and what it took. `told`: the episode's document."""
+        if told["answer"] is not None:
+            self._say("answer: ", told["answer"], "bold green")
+        elif told["ending"] == Ending.GAVE_UP.value:
             self._say("no answer: ", "the agent gave up for lack of information", "bold yellow")
         else:
-            self._say("no answer: ", trajectory.problem or trajectory.ending.value, "bold red")
-        for item in cited(trajectory):
-            self._say(f"  [{item.number}] ", f"{_short(item)}  {item.url}", "green")
+            self._say("no answer: ", told["problem"] or told["ending"], "bold red")
+        for item in told["evidence"]:
+            self._say(f"  [{item['number']}] ", f"{_short(item)}  {item['url']}", "green")
         if right:
             self._say("right: ", " | ".join(right), "dim")
-        searched = f"{trajectory.searches} searches, {trajectory.sampled_tokens} tokens, {trajectory.seconds:.1f} s"
-        self._say("", searched, "dim")
+        took = f"{told['searches']} searches, {told['sampled_tokens']} tokens, {told['seconds']:.1f} s"
+        self._say("", took, "dim")
 
     def _say(self, before: str, words: str, style: str) -> None:
         """What the model and the world wrote is text: never markup, never control characters."""
         clean = "".join(c if c.isprintable() else " " for c in words)
         self._console.print(Text(before) + Text(clean, style=style))
+
+
+class StepPrinter(StepLines):
+    """An `agent.seams.Observer` that prints the episode it watches."""
+
+    def __call__(self, event: str, detail: dict[str, Any]) -> None:
+        if event == "turn":
+            self.turn(detail["number"])
+        elif event == "action":
+            self.action(detail["reason"], action_document(detail["action"]), detail["problem"])
+        elif event == "result":
+            self.result(result_document(detail["result"]))
 
 
 def document(question: Question, trajectory: Trajectory, steps: list[dict[str, Any]], model: str) -> dict[str, Any]:
@@ -112,15 +118,17 @@ def cited(trajectory: Trajectory) -> list[Evidence]:
 
 def action_words(action: Action) -> str:
     """What is done, in words."""
-    if isinstance(action, TextSearch):
-        return f'search text: "{action.query}"'
-    if isinstance(action, Answer):
-        return f"answer: {action.text}"
-    which = f" of image {action.image_number}" if action.image_number != 1 else ""
-    if action.box is not None:
-        return f"search image: box {', '.join(map(str, action.box))} (thousandths){which}"
-    if action.expression:
-        return f'search image: "{action.expression}"{which}'
+    return f"answer: {action.text}" if isinstance(action, Answer) else _search_words(action_document(action) or {})
+
+
+def _search_words(search: Mapping[str, Any]) -> str:
+    if search["tool"] == Tool.TEXT_SEARCH.value:
+        return f'search text: "{search["query"]}"'
+    which = f" of image {search['image']}" if search["image"] != 1 else ""
+    if search["box"] is not None:
+        return f"search image: box {', '.join(map(str, search['box']))} (thousandths){which}"
+    if search["expression"]:
+        return f'search image: "{search["expression"]}"{which}'
     return f"search image: the whole picture{which}"
 
 
@@ -137,6 +145,19 @@ def action_document(action: Action | None) -> dict[str, Any] | None:
     return {"answer": action.text, "citations": list(action.citations)}
 
 
+def result_document(result: ToolResult) -> dict[str, Any]:
+    """A search's result as plain values."""
+    return {
+        "outcome": result.outcome.value,
+        "message": result.message,
+        "provider": result.provider,
+        "seconds": round(result.latency_s, 3),
+        "crop_box": list(result.crop_box) if result.crop_box else None,
+        "crop": result.crop.sha256 if result.crop else None,
+        "evidence": [evidence_document(item) for item in result.evidence],
+    }
+
+
 def evidence_document(item: Evidence) -> dict[str, Any]:
     """Evidence as plain values."""
     return {
@@ -151,6 +172,6 @@ def evidence_document(item: Evidence) -> dict[str, Any]:
     }
 
 
-def _short(item: Evidence) -> str:
-    words = " ".join(f"{item.title}: {item.text}".split())
+def _short(item: Mapping[str, Any]) -> str:
+    words = " ".join(f"{item['title']}: {item['text']}".split())
     return words if len(words) <= SHOWN_CHARS else f"{words[: SHOWN_CHARS - 1]}…"

@@ -41,6 +41,8 @@ from actors.agent.trajectory import (
     Trajectory,
 )
 
+TOO_LONG = "the question alone does not fit into the episode"  # why a question failed
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -130,7 +132,7 @@ class _Episode:
         opening = self.preset.open(self.question.text, len(self.question.images))
         prompt = self.renderer.open(opening, self.question.images)
         if prompt.expanded_length >= self.limits.max_total_tokens:
-            self.end(Ending.FAILED, Failure.DATA, "the question alone does not fit into the episode")
+            self.end(Ending.FAILED, Failure.DATA, TOO_LONG)
             return
         self.append(prompt)
         for number in range(1, self.preset.max_turns + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 
 from actors.agent.seams import ImageMissing, ImageRefused
@@ -15,6 +16,8 @@ MAX_ASPECT = 200  # longer side to shorter side; Qwen2-VL's smart_resize refuses
 
 # what cameras and the web use; the others' decoders are old code, and some start programs (EPS: Ghostscript)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# what their parsers raise on bytes that were tampered with
+_TORN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error)
 
 
 class BlobImages:
@@ -73,7 +76,7 @@ def measure(
         raise ImageRefused(f"an image of far more pixels than the limit of {max_pixels}") from error
     except UnidentifiedImageError as error:
         raise ImageRefused(f"this is no image of a known kind ({', '.join(FORMATS)})") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except _TORN as error:
         if isinstance(error, ImageRefused):
             raise
         raise ImageRefused(f"this is not a whole image: {str(error).rstrip('.')}") from error

@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -163,10 +163,12 @@ class Engine:
         *,
         deadline: float,
         request_id: str | None = None,
+        told: Callable[[IntArray], None] | None = None,
     ) -> Generation:
         """Sample one turn. At `deadline` the turn is cut (`stop="aborted"`); a cancelled caller aborts it.
 
         A history that leaves no room in `max_model_len` gives an empty turn with `stop="length"`.
+        `told` gets int32[n], the ids sampled so far, whenever there are more of them; what it raises ends the turn.
         Raise `GenerationFailed` when the engine or the images' storage failed, `ImageRefused` for more images than it
         takes or one that does not decode, `ExpansionError` when images and placeholders differ.
         """
@@ -179,7 +181,8 @@ class Engine:
         turn = request_id or f"turn-{next(self._turn_ids)}"
         try:
             async with self._aborted_at(deadline, turn):
-                generation = await self._sample(prompt, self._parameters(sampling, room), turn, expanded)
+                parameters = self._parameters(sampling, room, grows=told is not None)
+                generation = await self._sample(prompt, parameters, turn, expanded, told)
         except TimeoutError as error:
             raise GenerationFailed(f"the engine did not end {turn} after its deadline") from error
         self._turns += 1
@@ -251,11 +254,12 @@ class Engine:
         prompt["cache_salt"] = str(self._salt)
         return prompt
 
-    def _parameters(self, sampling: Sampling, room: int) -> Any:
+    def _parameters(self, sampling: Sampling, room: int, *, grows: bool) -> Any:
+        """`grows`: outputs are wanted while the turn is sampled, not only when it has ended."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        whole = vllm_adapter.labels_tokens(self._llm)
+        grows = grows or not vllm_adapter.labels_tokens(self._llm)  # what we label ourselves is labelled as it arrives
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -266,17 +270,29 @@ class Engine:
             logprobs=0,  # of the sampled token
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.CUMULATIVE,
+            output_kind=RequestOutputKind.CUMULATIVE if grows else RequestOutputKind.FINAL_ONLY,
         )
 
-    async def _sample(self, prompt: dict[str, Any], parameters: Any, turn: str, expanded: IntArray) -> Generation:
+    async def _sample(
+        self,
+        prompt: dict[str, Any],
+        parameters: Any,
+        turn: str,
+        expanded: IntArray,
+        told: Callable[[IntArray], None] | None,
+    ) -> Generation:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         ledger = vllm_adapter.SpanLedger()
-        output = None
+        output, known = None, 0
         try:
-            async for output in self._llm.generate(prompt, parameters, turn):
-                ledger.reached(len(output.outputs[0].token_ids), self._version)
+            async with aclosing(self._llm.generate(prompt, parameters, turn)) as outputs:  # `told` may raise
+                async for output in outputs:
+                    sampled = output.outputs[0].token_ids
+                    ledger.reached(len(sampled), self._version)
+                    if told is not None and len(sampled) > known:
+                        told(np.array(sampled, dtype=np.int32))
+                    known = len(sampled)
         except EngineDeadError as error:
             self._broken = self._broken or "the engine died"
             raise GenerationFailed(self._broken) from error

@@ -7,7 +7,7 @@
     curves.py      metrics.jsonl -> which charts
     sampling.py    which episodes are shown; episodes.py: what is shown of one
     pictures.py    blobs -> data: addresses, within a budget
-    page.py        all of it -> HTML, by page.html, report.css and *.js beside it
+    page.py        all of it -> HTML, by page.html, *.css and *.js beside it (colours.css is the service's, too)
     run.py         the command
 
 Nothing that a model, the web or a person wrote becomes markup: Jinja2 escapes, data travels as JSON whose `<` is

@@ -27,7 +27,7 @@ from workflows.report.sources import STAGES, RunFacts
 from workflows.report.tables import Part
 
 HERE = resources.files(__package__ or "workflows.report")
-STYLE, SCRIPTS = "report.css", ("theme.js", "charts.js", "viewer.js")
+STYLES, SCRIPTS = ("colours.css", "report.css"), ("theme.js", "charts.js", "viewer.js")
 # Shares of an arm's questions, from what one wants most to what one wants least: key, words, class.
 BEHAVIOUR = (
     ("right_unsearched", "right, no search", "right-none"),
@@ -50,7 +50,7 @@ def page(runs: Sequence[RunFacts], shown: Sequence[Shown], album: Album, pooled:
     episodes = by_arm([episode for part in shown for episode in part.episodes])
     data = {"episodes": episodes, "pictures": album.pictures, "charts": hover, "runs": len(runs)}
     notes = [(run.name, note) for run, part in zip(runs, shown, strict=True) for note in (*run.notes, *part.notes)]
-    scripts = [_own(name) for name in SCRIPTS]
+    scripts, style = [_own(name) for name in SCRIPTS], "".join(_own(name) for name in STYLES)
     return _environment().get_template("page.html").render(
         title=", ".join(run.name for run in runs),
         runs=[facts(run) for run in runs],
@@ -73,9 +73,9 @@ def page(runs: Sequence[RunFacts], shown: Sequence[Shown], album: Album, pooled:
         notes=notes,
         made_at=_date(made_at),
         data=Markup(embedded(data)),
-        style=Markup(_own(STYLE)),
+        style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        policy=policy(scripts, _own(STYLE)),
+        policy=policy(scripts, style),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ async def played(words, turns):
         QUESTION, 0, PRESETS["compact"], Scripted(words, turns), words, Finds(),
         sampling=Sampling(), limits=Limits(), clock=lambda: 0.0, observer=printer,
     )  # fmt: skip
-    printer.conclude(trajectory, ("Ada Lune",))
+    printer.conclude(document(QUESTION, trajectory, printer.steps, "m"), ("Ada Lune",))
     return trajectory, printer, said.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -309,6 +310,32 @@ async def test_siblings_share_a_picture_and_a_picture_may_come_twice(engine, ren
     episodes = await asyncio.gather(*(play(engine, renderer, refs, Sampling(max_tokens=8)) for _ in range(4)))
     ours, theirs = learner_logprobs(policy, pixels, renderer, episodes, 1.0)
     assert np.abs(ours - theirs).mean() <= 1e-5
+
+
+async def test_a_turn_is_told_while_it_is_sampled_and_ends_as_it_does_untold(engine, renderer, pictures):
+    segments, told = [renderer.open("<image> tell a story", pictures.refs[:1])], []
+    greedy = Sampling(temperature=0.0, max_tokens=40)
+    turn = await engine.generate(segments, greedy, deadline=time.monotonic() + FOREVER, told=told.append)
+    silent = await sample(engine, segments, greedy)
+    assert len(told) > 1
+    assert all(len(one) < len(other) for one, other in itertools.pairwise(told))
+    assert all(ids.dtype == np.int32 and ids.tolist() == turn.token_ids[: len(ids)].tolist() for ids in told)
+    assert turn.token_ids.tolist() == silent.token_ids.tolist()
+    assert turn.logprobs == pytest.approx(silent.logprobs, abs=1e-4)
+    assert turn.spans == silent.spans
+
+
+async def test_who_raises_while_told_leaves_no_request_running(engine, renderer, pictures):
+    segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
+
+    def refuses(ids: np.ndarray) -> None:
+        if len(ids) > 3:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        await engine.generate(segments, Sampling(max_tokens=1900), deadline=time.monotonic() + FOREVER, told=refuses)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    assert (await sample(engine, segments, Sampling(max_tokens=2))).trained  # and it is none the worse for it
 
 
 async def test_weights_that_break_off_while_loading_take_the_engine_out_of_service(engine, renderer, pictures):

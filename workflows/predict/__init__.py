@@ -1,0 +1,1 @@
+"""`mmsearch predict`: the agent over a whole dataset, resumable by row."""

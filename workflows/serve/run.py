@@ -1,0 +1,176 @@
+"""`mmsearch serve` and `mmsearch serve update`: start the service, keep it, swap its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from actors.model.load import local_model, parameter_shapes
+from actors.model.settings import absolute
+from cluster.config import dump
+from cluster.errors import RunBroken, UserError
+from cluster.runtime import authenticate, connect, environment, joins, port_is_free
+from workflows.ask import model_address
+from workflows.progress import stopped_by_signals
+from workflows.serve.deploy import LEAN, Controller, document, draining, swapped, weights_of
+
+RECORD = "serve/service.json"  # in the run's folder: where `update` finds the service
+LOOK_S = 0.2  # between two looks at a service
+ANSWER_S = 5.0  # for it to answer
+
+
+def run(settings: Any, checkpoint: str | None = None) -> None:
+    """Serve until Ctrl-C. Raises `UserError` before anything is started."""
+    console = Console(stderr=True)
+    chosen = settings.serve
+    address = checkpoint_address(settings, checkpoint or chosen.checkpoint)
+    starts = not joins(settings.cluster)
+    if starts and not port_is_free(chosen.port, chosen.host):
+        raise UserError(f"Port {chosen.port} of {chosen.host} is taken; choose another with serve.port=8001.")
+    runtime = settings.cluster
+    if starts and runtime.dashboard_port is None:
+        runtime = replace(runtime, dashboard_port=free_port())
+    os.environ.update({name: os.environ.get(name, value) for name, value in LEAN.items()})  # proxies have Ray's own
+    with connect(runtime) as cluster:
+        cluster.require({"CPU": cpus(chosen)}, "the service")
+        dashboard = dashboard_address()
+        controller = Controller(dashboard)
+        args = {"settings": yaml.safe_load(dump(settings))}  # resolved: relative paths mean what they mean here
+        controller.deploy(document(chosen, args, address, environment(settings.cluster)))
+        try:
+            _keep(settings, controller, dashboard, address, console)
+        finally:
+            settings.run.folder.delete(RECORD)
+            controller.end()
+
+
+def _keep(settings: Any, controller: Controller, dashboard: str, address: str, console: Console) -> None:
+    """From the deployment until Ctrl-C or SIGTERM."""
+    chosen = settings.serve
+    with suppress(KeyboardInterrupt), stopped_by_signals() as stopped:
+        with console.status("starting") as status:
+            if not controller.until_running(chosen.ready_timeout_s, status.update, lambda: bool(stopped)):
+                return
+        url = f"http://{shown_host(chosen.host)}:{chosen.port}"
+        settings.run.folder.write_json(RECORD, {"url": url, "dashboard": dashboard, "model": address})
+        console.print(f"[dim]model: {address}[/]", highlight=False)
+        print(f"The agent answers at {url} (OpenAI's API at {url}/v1); Ctrl-C stops it.", flush=True)
+        while not stopped:
+            time.sleep(LOOK_S)
+        console.print(f"stopping; requests under way have up to {chosen.drain_s:g} s", highlight=False)
+        controller.deploy(draining(controller.deployed()))
+        _until_idle(url, chosen.drain_s)
+
+
+def update(settings: Any, checkpoint: str, dashboard: str | None = None) -> None:
+    """Swap the weights of the running service in flight; returns when every agent runs them. Raises `UserError`."""
+    authenticate()
+    service = _recorded(settings, dashboard)
+    address = checkpoint_address(settings, checkpoint)
+    controller = Controller(service["dashboard"])
+    deployed = controller.deployed()
+    _alike(str(weights_of(deployed)["checkpoint"]), address)
+    changed = swapped(deployed, address)
+    version = int(weights_of(changed)["version"])
+    controller.deploy(changed)
+    _until_version(service["url"], version, settings.serve.ready_timeout_s)
+    print(f"version {version} runs everywhere: {address}")
+
+
+def checkpoint_address(settings: Any, checkpoint: str | None) -> str:
+    """The absolute address of the weights that `checkpoint` means, checked here, with the run's bounds of pictures.
+
+    Each replica opens it where it is: of weights on s3:// a node has a copy of its own.
+    """
+    address = absolute(settings.pictures.on(model_address(settings.run.folder, checkpoint)))
+    local_model(address)
+    return address
+
+
+def cpus(serve: Any) -> float:
+    """What must be free for the fewest replicas."""
+    agents, searches = serve.agents * serve.agent_cpus, serve.search_replicas * serve.search_cpus
+    return agents + searches + serve.ingresses * serve.ingress_cpus
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shown_host(host: str) -> str:
+    """The host as a person here would write it in an address."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def dashboard_address() -> str:
+    """Of the cluster that this process has joined. Raises `UserError` where it has none."""
+    import ray
+
+    found = ray.get_runtime_context().worker.node.address_info.get("webui_url")  # type: ignore[union-attr]
+    if not found:
+        raise UserError("This cluster has no dashboard, through which Ray Serve is told what to run.")
+    return f"http://{found}"
+
+
+def _recorded(settings: Any, dashboard: str | None) -> dict[str, str]:
+    folder = settings.run.folder
+    if not folder.exists(RECORD):
+        raise UserError(f"No service of the run at {folder} is up: start one with `mmsearch serve`.")
+    found = folder.read_json(RECORD)
+    return {**found, "dashboard": dashboard or found["dashboard"]}
+
+
+def _alike(running: str, wanted: str) -> None:
+    """Raise `UserError` unless the weights fit the engines that run: they are loaded into them as they are."""
+    if parameter_shapes(local_model(running)) != parameter_shapes(local_model(wanted)):
+        raise UserError(f"{wanted} has other weights than the model that runs ({running}): start the service anew.")
+
+
+def _until_idle(url: str, drain_s: float) -> None:
+    deadline = time.monotonic() + drain_s
+    while time.monotonic() < deadline:
+        found = _ready(url)
+        if found.get("draining") and not found["requests"] and not any(one["episodes"] for one in found["replicas"]):
+            return
+        time.sleep(LOOK_S)
+
+
+def _until_version(url: str, version: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    replicas: list[dict[str, Any]] = []
+    while time.monotonic() < deadline:
+        replicas = _ready(url).get("replicas", [])
+        if replicas and all(replica["version"] >= version for replica in replicas):
+            return
+        if any(replica["refused"] for replica in replicas):
+            raise RunBroken(f"An agent refused version {version} and runs on with the old one; its log says why.")
+        time.sleep(LOOK_S)
+    raise RunBroken(f"Version {version} did not run everywhere within {timeout_s:g} s: {replicas}")
+
+
+def _ready(url: str) -> dict[str, Any]:
+    """What `/readyz` tells; nothing where it does not answer."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=ANSWER_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:  # 503: not ready, and why
+        with suppress(ValueError):
+            return json.loads(error.read())
+    except (OSError, ValueError):
+        pass
+    return {}

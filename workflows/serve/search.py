@@ -1,0 +1,40 @@
+"""The search of the service: a gateway per replica, beside training's on the same quotas.
+
+Always true: pictures come with a call and go with its result; a replica keeps none of them longer than the call.
+"""
+
+from __future__ import annotations
+
+import time
+
+from actors.search.build import build_gateway
+from actors.search.settings import SearchSettings
+from workflows.serve.memory_images import MemoryImages
+from workflows.serve.orders import Errand, Found
+from workflows.serve.scaling import as_stats
+
+
+class Search:
+    """A gateway. Becomes a deployment in app.py."""
+
+    async def __init__(self, settings: SearchSettings) -> None:
+        """Serve awaits it on the loop that calls run on, which the gateway's connections belong to."""
+        self._images = MemoryImages()
+        self._gateway = build_gateway(settings, self._images)
+        await self._gateway.open()
+
+    async def call(self, errand: Errand) -> Found:
+        """One search. Raises only what is a bug."""
+        with self._images.holding(()) as held:
+            if errand.picture is not None:
+                self._images.keep(*errand.picture)
+                self._images.hold(held, errand.picture[0])
+            result = await self._gateway.call(errand.request, deadline=time.monotonic() + errand.seconds)
+            return Found(result, tuple((ref, self._images.get(ref)) for ref in result.images))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What keeps this replica busy now, for `QuotaAwareScaling`."""
+        return as_stats(self._gateway.load())
+
+    async def __del__(self) -> None:
+        await self._gateway.close()
