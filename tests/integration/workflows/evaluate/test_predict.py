@@ -13,7 +13,7 @@ from tests.slow.commands import Command
 from tests.unit.workflows.predict.asked import picture, write
 from workflows.predict.parts import Parts
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # engines, one of them killed: minutes
 
 ROWS = 24
 BAD = 5  # the row whose picture is none
