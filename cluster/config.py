@@ -51,7 +51,8 @@ def load(
     """Return the checked settings.
 
     `source` is a YAML file, or the name of one in the folder `shipped` (with or without .yaml), or what such a file
-    holds, or None for the schema's defaults; `overrides` are words like `learner.lr=1e-4`, applied in order. Raises UserError.
+    holds, or None for the schema's defaults; `overrides` are words like `learner.lr=1e-4`, applied in order. Raises
+    UserError.
     """
     config = OmegaConf.structured(schema)
     if isinstance(source, Mapping):
