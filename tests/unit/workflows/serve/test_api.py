@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -57,7 +58,8 @@ class ScriptedAgent:
 
 @pytest.fixture(scope="module")
 def agent():
-    made = serve.deployment(ScriptedAgent).options(name="Agent")
+    deployment: Any = serve.deployment(ScriptedAgent)
+    made = deployment.options(name="Agent")
     handle = serve.run(made.bind(), name="scripted", route_prefix=None, _local_testing_mode=True)
     return handle
 
