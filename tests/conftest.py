@@ -10,7 +10,10 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 # A loaded machine makes any example slow: how long one takes says nothing about the code.
-hypothesis_settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# 50 examples a run, others at each: the suite has ten minutes, and is run often.
+hypothesis_settings.register_profile(
+    "house", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 hypothesis_settings.load_profile("house")
 
 # Before anything imports torch, Ray or vLLM: one thread each, no reporting home.

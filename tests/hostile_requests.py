@@ -320,20 +320,24 @@ KEYS: tuple[Hostile, ...] = (
 )
 
 
+# Which of them it is, is the HTTP parser's business, and there are several. 501: of a coding that is not known.
+REFUSED: frozenset[int | None] = frozenset({None, 501, *range(400, 500)})
+
+
 @dataclass(frozen=True)
 class Raw:
-    """Bytes for a socket. A server answers with one of `statuses`, or hangs up (`None` among them)."""
+    """Bytes for a socket, which a server refuses with one of `statuses`; None is one that hangs up."""
 
     name: str
     data: Callable[[str], bytes]
-    statuses: frozenset[int | None]
+    statuses: frozenset[int | None] = REFUSED
 
 
 _HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
-def _raw(name: str, head: bytes, body: Callable[[str], bytes] = chat, *statuses: int | None) -> Raw:
-    return Raw(name, lambda model: _HEAD + head + b"\r\n" + body(model), frozenset(statuses or (400, None)))
+def _raw(name: str, head: bytes, body: Callable[[str], bytes] = chat) -> Raw:
+    return Raw(name, lambda model: _HEAD + head + b"\r\n" + body(model))
 
 
 RAW: tuple[Raw, ...] = (
@@ -342,15 +346,11 @@ RAW: tuple[Raw, ...] = (
     _raw("a negative length", b"Content-Length: -1\r\n"),
     _raw("a length in words", b"Content-Length: ten\r\n"),
     _raw("chunks of no size", b"Transfer-Encoding: chunked\r\n", lambda _: b"zz\r\nabc\r\n"),
-    _raw("a coding that there is not", b"Transfer-Encoding: xchunked\r\n", chat, 400, 501, None),
-    _raw("a header that is folded", b"X-A: b\r\n c: d\r\nContent-Length: 2\r\n", lambda _: b"{}", 400, None),
+    _raw("a coding that there is not", b"Transfer-Encoding: xchunked\r\n"),
+    _raw("a header that is folded", b"X-A: b\r\n c: d\r\nContent-Length: 2\r\n", lambda _: b"{}"),
     _raw("a blank before the colon", b"Transfer-Encoding : chunked\r\nContent-Length: 2\r\n", lambda _: b"{}"),
     _raw("a zero byte in a header", b"X-A: \x00\r\nContent-Length: 2\r\n", lambda _: b"{}"),
-    Raw("no HTTP", lambda _: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", frozenset({400, None})),
+    Raw("no HTTP", lambda _: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
     Raw("a path that climbs", lambda _: b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", frozenset({404})),
-    Raw(
-        "a tunnel",
-        lambda _: b"CONNECT 169.254.169.254:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        frozenset({400, 404, 405, None}),
-    ),
+    Raw("a tunnel", lambda _: b"CONNECT 169.254.169.254:80 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
 )

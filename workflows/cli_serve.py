@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +13,7 @@ from typer.core import TyperGroup
 from workflows.commands import Config, Overrides, stage
 
 START = "start"
+SERVED = ("world", "dataset")  # what searches and examples of a run come from
 
 
 class StartsByDefault(TyperGroup):
@@ -38,6 +42,39 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(serve, name="serve")
 
 
+def of_run(
+    config: str | None, overrides: Sequence[str] | None, checkpoint: str | None, parts: Sequence[str]
+) -> list[str]:
+    """The overrides, and with them the run whose folder `checkpoint` is, where the command needs `parts` of a run, the
+    settings name no folder, and their own has none of them: searches, examples and the model's name are then its own.
+
+    It is said in a line which run's they are when weights come from another. Raises `UserError`.
+    """
+    from cluster.storage import Folder
+    from workflows.evaluate.arms import WEIGHTS
+    from workflows.settings import load
+
+    words = list(overrides or ())
+    settings = load(config, words)
+    named = checkpoint or settings.serve.checkpoint
+    if named is None or named in WEIGHTS:
+        return words
+    own, other = settings.run.folder, Folder(named)
+    trained = any(other.exists(WEIGHTS[stage]) for stage in ("sft", "rl"))
+    if other == own or other.exists("config.json") or not trained:
+        return words
+    if any(own.exists(part) for part in parts):
+        print(f"weights: {other}; everything else of the run at {own}", file=sys.stderr)
+        return words
+    if settings.run.storage is not None or not any(other.exists(part) for part in parts):
+        return words
+    print(f"the run at {other}: its weights, searches and examples", file=sys.stderr)
+    words.append(f"run.storage={json.dumps(other.address)}")  # quoted: a folder's name may be YAML
+    if not any(word.startswith("run.name=") for word in words):
+        words.append(f"run.name={json.dumps(other.name)}")
+    return words
+
+
 @serve.command(
     START, epilog="Examples: `mmsearch serve run.name=mine`, `mmsearch serve --checkpoint sft serve.port=8001`"
 )
@@ -50,7 +87,7 @@ def start(
     config: Config = None,
 ) -> None:
     """Start the service, and keep it until Ctrl-C (what `mmsearch serve` does without a command)."""
-    stage("workflows.serve.run:run", config, overrides, checkpoint=checkpoint)
+    stage("workflows.serve.run:run", config, of_run(config, overrides, checkpoint, SERVED), checkpoint=checkpoint)
 
 
 @serve.command(epilog="Example: `mmsearch serve update --checkpoint rl run.name=mine`")
@@ -63,13 +100,22 @@ def update(
     config: Config = None,
 ) -> None:
     """Swap the weights of the running service in flight, on every replica; no request fails."""
-    stage("workflows.serve.run:update", config, overrides, checkpoint=checkpoint, dashboard=dashboard)
+    from workflows.serve.run import RECORD
+
+    words = overrides if dashboard else of_run(config, overrides, checkpoint, [RECORD])
+    stage("workflows.serve.run:update", config, words, checkpoint=checkpoint, dashboard=dashboard)
 
 
 @serve.command(epilog="Example: `mmsearch serve key alice`")
 def key(name: Annotated[str, typer.Argument(help="Whose it is: logs and metrics call it so.")]) -> None:
     """Make an API key, and print what belongs into the configuration: its hash, not the key."""
+    from cluster.errors import UserError
     from workflows.serve.keys import new_key
+    from workflows.serve.settings import KeySettings
 
     secret, sha256 = new_key()
+    try:
+        KeySettings(name, sha256).check()
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
     print(f"key, shown this once: {secret}\n\nserve:\n  keys:\n    - name: {name}\n      sha256: {sha256}")

@@ -233,7 +233,8 @@ def behind(part: Mapping[str, Any]) -> list[str]:
         took = ", ".join(words(seconds, "s") for seconds in part["everywhere_s"])
         said.append(f"answers by version {part['versions']}; older weights answered for {took}")
     if "failed_in_flight" in part:
-        flight = f"{part['failed_in_flight']} of {sum(part['in_flight'])} requests in flight failed"
+        flight = f"{part['failed_in_flight']} of {sum(part['in_flight'])} requests in flight failed with the dead,"
+        flight += f" which had at most {', '.join(str(n) for n in part['most_on_one'])}"
         gaps = ", ".join(words(seconds, "s") for seconds in part["longest_gap_s"])
         said.append(f"{flight}; longest time without an answer {gaps}; said {part['said'] or 'nothing'}")
     return said

@@ -250,17 +250,28 @@ def swaps(load: Sequence[Exchange], made: Sequence[Swap]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Death:
-    """A replica that was killed: when, and when the service was whole again (None: not within its time)."""
+    """A replica that was killed: when, and when the service was whole again (None: not within its time).
+
+    `held`: the most requests that any one replica was seen to have just before it.
+    """
 
     at: float
     whole_at: float | None
+    held: int = 0
 
 
 def deaths(load: Sequence[Exchange], suffered: Sequence[Death], replicas: int) -> dict[str, Any]:
-    """Requests while agents were killed. `longest_gap_s`: between two answers, from a death until all was whole."""
+    """Requests while agents were killed. `longest_gap_s`: between two answers, from a death until all was whole.
+
+    Which replica a request was on, no client knows. So a death excuses no more failures than the dead can have had: its
+    even share of those in flight, or what one replica was seen to have.
+    """
     wrong = [one for one in load if one.outcome in (Outcome.FAILED, Outcome.HUNG)]
-    struck = [one for one in wrong if any(one.began <= death.at < one.ended for death in suffered)]
-    beside = len(wrong) - len(struck)
+    in_flight = [sum(one.began <= death.at < one.ended for one in load) for death in suffered]
+    most = [max(math.ceil(n / replicas), death.held) for n, death in zip(in_flight, suffered, strict=True)]
+    died = Counter(death for one in wrong if (death := _struck_by(one, suffered)) is not None)
+    struck = sum(min(died[i], most[i]) for i in range(len(suffered)))
+    beside = len(wrong) - struck
     whole = [None if death.whole_at is None else death.whole_at - death.at for death in suffered]
     slowest = None if None in whole else max((s for s in whole if s is not None), default=None)
     gaps = [_gap(load, death) for death in suffered]
@@ -275,13 +286,15 @@ def deaths(load: Sequence[Exchange], suffered: Sequence[Death], replicas: int) -
         Verdict("whole again after a replica's death, slowest", slowest, WHOLE_S, "s"),
     ]
     if replicas > 1:
-        usual = quantile([one.seconds for one in load if one.outcome is Outcome.ANSWERED], 0.99)
+        first = min((death.at for death in suffered), default=math.inf)  # who waited for a death tells nothing usual
+        usual = quantile([o.seconds for o in load if o.outcome is Outcome.ANSWERED and o.ended <= first], 0.99)
         made.append(Verdict("longest time without an answer", max(gaps, default=None), max(2.0, usual or 0.0), "s"))
     return {
         "replicas": replicas,
         "requests": len(load),
-        "failed_in_flight": len(struck),
-        "in_flight": [sum(one.began <= death.at < one.ended for one in load) for death in suffered],
+        "failed_in_flight": struck,
+        "in_flight": in_flight,
+        "most_on_one": most,
         "refused": sum(one.outcome is Outcome.REFUSED for one in load),
         "whole_s": whole,
         "longest_gap_s": gaps,
@@ -289,6 +302,11 @@ def deaths(load: Sequence[Exchange], suffered: Sequence[Death], replicas: int) -
         "verdicts": verdicts(*made),
         "problems": problems,
     }
+
+
+def _struck_by(one: Exchange, suffered: Sequence[Death]) -> int | None:
+    """The last death that came while it was in flight."""
+    return next((i for i in reversed(range(len(suffered))) if one.began <= suffered[i].at < one.ended), None)
 
 
 def _gap(load: Sequence[Exchange], death: Death) -> float:

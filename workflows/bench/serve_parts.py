@@ -25,6 +25,7 @@ DEADLINE_S = 30.0  # of a request in an overload
 DEATH_S = 120.0  # of a request while agents die: it may wait for the next one
 SETTLE_S = 4.0  # of load, before and after weights change or an agent dies
 LOOK_S = 0.25
+LOOKS = 3  # at what agents play, right before one of them dies
 MOST = 4096  # requests under way that the bench holds
 Bodies = Callable[[str, bool, float], Sequence[bytes]]  # (model, stream, seconds of a request) -> its requests
 
@@ -160,11 +161,15 @@ async def _death(service: Service, agents: int) -> Death:
     if len(there) < agents:
         raise RuntimeError(f"there are {len(there)} agents, not {agents}")
     pid = min(there)
+    held = 0
+    for _ in range(LOOKS):
+        held = max(held, await asyncio.to_thread(service.most_episodes))
+        await asyncio.sleep(LOOK_S)
     service.kill(pid)
     at = time.monotonic()
     with suppress(TimeoutError):
         async with asyncio.timeout(DEATH_S):
             while not await asyncio.to_thread(service.whole, agents, (pid,)):
                 await asyncio.sleep(LOOK_S)
-            return Death(at, time.monotonic())
-    return Death(at, None)
+            return Death(at, time.monotonic(), held)
+    return Death(at, None, held)

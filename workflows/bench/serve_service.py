@@ -119,9 +119,11 @@ class Service(AbstractContextManager["Service"]):
         running = [pid for pid, state in states.items() if state == "RUNNING" and pid not in without]
         if len(running) < agents or any(pid in states for pid in without):
             return False
-        found = _json(f"{self.url}/readyz")
-        replicas = found.get("replicas", ()) if isinstance(found, Mapping) else ()
-        return sum(bool(one.get("healthy")) for one in replicas) >= agents
+        return sum(bool(one.get("healthy")) for one in self._replicas()) >= agents
+
+    def most_episodes(self) -> int:
+        """That one agent plays now, of those that say so; 0 where none does."""
+        return max((int(one.get("episodes", 0)) for one in self._replicas()), default=0)
 
     def niceness(self) -> int:
         """Of its agents: what they are compared with should have the same."""
@@ -140,6 +142,11 @@ class Service(AbstractContextManager["Service"]):
             except psutil.Error:  # it has ended
                 continue
         return dict(held)
+
+    def _replicas(self) -> Sequence[Mapping[str, Any]]:
+        """Its agents, as /readyz has them."""
+        found = _json(f"{self.url}/readyz")
+        return found.get("replicas", ()) if isinstance(found, Mapping) else ()
 
     def _command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "workflows.cli", *words, *self._words]

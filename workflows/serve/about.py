@@ -7,7 +7,8 @@
      "examples": [{"question": "name the red star.", "picture": "examples/0"}]}
 
 Always true: a provider counts as external unless it is known to stay within this cluster; nothing that is told is a
-secret (no key, no path, no address but a provider's host). `picture` is relative to the address of the document.
+secret (no key, no path, no address but a provider's host), and no example is of anybody's data where keys are asked
+for, since examples are shown before a key is. `picture` is relative to the address of the document.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from cluster.errors import UserError
 from workflows.run_folder import RunFolder
 from workflows.serve.settings import ServeSettings
 
+EMBEDDED = "workflows.embedded."  # package of the world that is made up, its questions and pictures included
 WITHIN = (
-    "workflows.embedded.",
+    EMBEDDED,
     "actors.search.local.",
     "actors.search.grounding.",
 )  # packages whose providers work on what lies here, and ask nobody
@@ -113,10 +115,13 @@ def host_of(provider: ProviderSettings) -> str:
     return ""
 
 
-def examples(run: RunFolder, images: ImageStore) -> list[Example]:
-    """Of the run's test questions, those with one picture, of as many kinds as there are; none without a dataset."""
+def examples(run: RunFolder, images: ImageStore, settings: ServeSettings) -> list[Example]:
+    """Of the run's test questions, those with one picture, of as many kinds as there are; none without a dataset, and
+    where keys are asked for none of a dataset that may be somebody's."""
     import pyarrow as pa
 
+    if settings.keys and not _made_up(run):
+        return []
     by_kind: dict[str, list[Example]] = {}
     with suppress(UserError, OSError, pa.ArrowException):  # a page without examples is a page
         for question in _test_questions(run, images):
@@ -126,6 +131,17 @@ def examples(run: RunFolder, images: ImageStore) -> list[Example]:
     known = [*(kind for kind in KINDS if kind in by_kind), *sorted(kind for kind in by_kind if kind not in KINDS)]
     spread = [by_kind[kind][i] for i in range(SHOWN) for kind in known if i < len(by_kind[kind])]
     return spread[:SHOWN]
+
+
+def _made_up(run: RunFolder) -> bool:
+    """Whether the test questions are of the embedded world, as the report beside them tells."""
+    from workflows.dataset.build import REPORT
+
+    try:
+        source = run.dataset.read_json(REPORT)["questions/test"]["identity"]["source"][0]
+    except (UserError, OSError, ValueError, LookupError, TypeError):  # no report, or none of ours
+        return False
+    return isinstance(source, str) and source.startswith(EMBEDDED)
 
 
 def _test_questions(run: RunFolder, images: ImageStore) -> Iterator[Question]:

@@ -69,7 +69,8 @@ class Agent:
         self._engine: Engine | None = None
         self._renderer: ChatRenderer | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._checkpoint = self._refused = ""
+        self._checkpoint = ""
+        self._refused: int | None = None
         self._episodes = 0
 
     async def reconfigure(self, weights: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ class Agent:
         try:
             await self._swap(self._engine, checkpoint, version)
         except (UserError, OSError) as error:
-            self._refused = str(error)
+            self._refused = version
             _log.error("version %d is refused: %s", version, error)
 
     async def check_health(self) -> None:
@@ -144,6 +145,7 @@ class Agent:
 
     async def _episode(self, order: Order, send: Callable[[Report], None] | None) -> Answered:
         engine, renderer = self._running()
+        bounds = replace(order.bounds, seconds=max(0.0, order.until - time.time()))
         refs = [self._images.keep(ref, data) for ref, data in order.pictures]
         with self._images.holding(refs) as held:
             toolbox: Toolbox = ServeToolbox(
@@ -154,22 +156,22 @@ class Agent:
                 toolbox = showing = ShowingToolbox(toolbox, self._images.get)
                 thumbnails = showing.documents
             reporter = Reporter(send, order.stop, thumbnails)
-            bounded_toolbox = BoundedToolbox(toolbox, order.bounds, search=order.search)
+            bounded_toolbox = BoundedToolbox(toolbox, bounds, search=order.search)
             generator: Generator = WatchedEngine(engine, renderer, reporter.wrote) if send else engine
             trajectory = await run_episode(
                 Question(order.identity, order.text, tuple(refs)),
                 order.index,
-                bounded(self._preset, order.bounds),
+                bounded(self._preset, bounds),
                 generator if order.search else Direct(generator, renderer),
                 renderer,
                 bounded_toolbox,
                 sampling=order.sampling,
-                limits=within(self._plan.limits, order.bounds),
+                limits=within(self._plan.limits, bounds),
                 clock=time.monotonic,
                 observer=reporter,
                 max_images=self._plan.engine.images_per_prompt,
             )
-        return reporter.conclude(trajectory, reached_by(trajectory, bounded_toolbox, order.bounds))
+        return reporter.conclude(trajectory, reached_by(trajectory, bounded_toolbox, bounds))
 
     def _running(self) -> tuple[Engine, ChatRenderer]:
         if self._engine is None or self._renderer is None or not self._engine.healthy():
@@ -197,6 +199,8 @@ class Agent:
 
     async def _swap(self, engine: Engine, checkpoint: str, version: int) -> None:
         if int(engine.version) == version:
+            if checkpoint != self._checkpoint:
+                raise UserError(f"version {version} runs already, and its weights are {self._checkpoint}: count on")
             return
         model: Path = await asyncio.to_thread(local_model, checkpoint)
         if await asyncio.to_thread(parameter_shapes, model) != self._shapes:
@@ -206,7 +210,7 @@ class Agent:
         except GenerationFailed:  # it is broken now, and `check_health` says so
             _log.exception("loading version %d broke the engine", version)
             return
-        self._checkpoint, self._refused = checkpoint, ""
+        self._checkpoint, self._refused = checkpoint, None
         _log.info("version %d runs: %s", version, checkpoint)
 
     async def __del__(self) -> None:

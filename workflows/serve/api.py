@@ -16,9 +16,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workflows.serve import errors, page
 from workflows.serve.about import Example
@@ -33,6 +36,9 @@ from workflows.serve.stream import encoded
 _log = logging.getLogger(__name__)
 About = Callable[[int], dict[str, Any]]
 MOST_HEADERS = 32 << 10  # bytes
+BODY_S = 60.0  # seconds for a client to send its body
+# By these a client could have Ray's proxy wait without end, or not notice that it has left.
+OF_THE_PROXY = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 LARGE = 1 << 20  # bytes of a body that is read beside the event loop
 
 
@@ -46,6 +52,7 @@ def build(ingress: Ingress, settings: ServeSettings, about: About, examples: Seq
         allow_headers=["authorization", "content-type"],
         expose_headers=["x-request-id", "retry-after"],
     )
+    app.add_middleware(Guard, settings=settings)
     _errors(app)
     _chat(app, ingress, settings)
     _looks(app, ingress)
@@ -61,7 +68,6 @@ def _chat(app: FastAPI, ingress: Ingress, settings: ServeSettings) -> None:
         """Ask the agent: OpenAI's chat API, with its search steps and its evidence."""
         began, metered = time.monotonic(), ingress.meters.begin()
         try:
-            of_a_client(http, settings)
             metered.key = await ingress.admit(_authorization(http))
             taken = await ingress.take(await request_of(http, settings), metered.key, began)
             if taken.watched:
@@ -128,7 +134,7 @@ def _looks(app: FastAPI, ingress: Ingress) -> None:
         standings = await ingress.standings()
         ready = any(one.healthy for one in standings)
         replicas = [
-            {"version": s.version, "healthy": s.healthy, "refused": bool(s.refused), "episodes": s.episodes}
+            {"version": s.version, "healthy": s.healthy, "refused": s.refused, "episodes": s.episodes}
             for s in standings
         ]
         status = "draining" if ingress.draining else "ready" if ready else "no agent is ready"
@@ -184,20 +190,36 @@ def _authorization(http: Request) -> str | None:
     return ", ".join(http.headers.getlist("authorization")) or None
 
 
-def of_a_client(http: Request, settings: ServeSettings) -> None:
-    """Refuse headers without end, and what a page of somebody else's makes a browser send. Raises `ApiError`.
+class Guard:
+    """ASGI, before every route: refuses headers without end, and what a page of somebody else's makes a browser send.
 
     Without keys, being able to reach the port is what lets one in: so no foreign page may reach it through the browser
     of whoever sits here, neither directly (`Origin`) nor by a name of its own that points here (`Host`).
     """
-    if sum(len(name) + len(value) for name, value in http.headers.raw) > MOST_HEADERS:
-        raise ApiError(431, f"The headers are over {MOST_HEADERS >> 10} KiB.", code="headers_too_large")
-    host = http.headers.get("host", "")
-    if not settings.keys and not is_loopback(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
-        raise ApiError(403, "Without keys this service answers to localhost alone.", code="forbidden_host")
-    origin = http.headers.get("origin")
-    if origin is not None and origin not in settings.origins and origin.partition("://")[2] != host:
-        raise ApiError(403, "This origin is not let in (serve.origins).", code="forbidden_origin")
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._refusal(scope, Headers(scope=scope)) if scope["type"] == "http" else None
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await JSONResponse(error.body, error.status, headers=error.headers)(scope, receive, send)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEADERS:
+            return ApiError(431, f"The headers are over {MOST_HEADERS >> 10} KiB.", code="headers_too_large")
+        if named := [name for name in OF_THE_PROXY if name in headers]:
+            return ApiError(400, f"The header {named[0]} is not taken here.", code="forbidden_header")
+        host, client = headers.get("host", ""), (scope.get("client") or ("",))[0]
+        named_here = is_loopback(host if host.endswith("]") else host.rsplit(":", 1)[0])
+        if not self._settings.keys and not (named_here and is_loopback(client)):
+            return ApiError(403, "Without keys this service answers to localhost alone.", code="forbidden_host")
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._settings.origins and origin.partition("://")[2] != host:
+            return ApiError(403, "This origin is not let in (serve.origins).", code="forbidden_origin")
+        return None
 
 
 async def request_of(http: Request, settings: ServeSettings) -> ChatRequest:
@@ -206,8 +228,14 @@ async def request_of(http: Request, settings: ServeSettings) -> ChatRequest:
         raise ApiError(415, "Send the request as application/json.", code="unsupported_media_type")
     most = int(settings.request.body_mib * (1 << 20))
     body = bytearray()
-    async for piece in http.stream():
-        body += piece
-        if len(body) > most:
-            raise errors.too_large(f"The body is over {settings.request.body_mib:g} MiB.")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in http.stream():
+                body += piece
+                if len(body) > most:
+                    raise errors.too_large(f"The body is over {settings.request.body_mib:g} MiB.")
+    except ClientDisconnect:
+        raise ApiError(LEFT, "The client left before its body was there.", code="client_left") from None
+    except TimeoutError:
+        raise ApiError(408, f"The body did not come within {BODY_S:g} s.", code="request_timeout") from None
     return await asyncio.to_thread(parsed, bytes(body)) if len(body) > LARGE else parsed(bytes(body))

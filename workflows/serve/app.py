@@ -67,9 +67,10 @@ def _ingress(settings: Settings) -> Any:
     return _deployment(serve.ingress()(Door)).options(
         name=INGRESS,
         num_replicas=chosen.ingresses,
-        max_ongoing_requests=2 * (chosen.queue + chosen.episodes * chosen.max_agents) + 16,
+        max_ongoing_requests=chosen.most_requests + 64,  # so that it is the ingress that says 429
         ray_actor_options={"num_cpus": chosen.ingress_cpus},
-        graceful_shutdown_timeout_s=chosen.drain_s,
+        max_queued_requests=chosen.most_requests,
+        graceful_shutdown_timeout_s=chosen.longest_s,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=HEALTH_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
@@ -93,7 +94,7 @@ def _agent(settings: Settings) -> Any:
         max_ongoing_requests=chosen.episodes,
         max_queued_requests=chosen.queue,
         ray_actor_options={"num_cpus": chosen.agent_cpus, "num_gpus": chosen.agent_gpus},
-        graceful_shutdown_timeout_s=chosen.drain_s,
+        graceful_shutdown_timeout_s=chosen.longest_s,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=HEALTH_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
@@ -150,7 +151,7 @@ class Door(Ingress):
         log = settings.run.folder / "serve/pictures" if chosen.log_pictures else None
         super().__init__(chosen, chosen.model or settings.run.name, agent, till, reader, log)
         run = RunFolder(settings.run.folder)
-        found = examples(run, run.images()) if chosen.page else []
+        found = examples(run, run.images(), chosen) if chosen.page else []
 
         def tell(version: int) -> dict[str, Any]:
             return about(chosen, settings.search, self.model, version, shown, found)

@@ -2,6 +2,9 @@
 
 The declarative way, not `serve.run`: a document whose `user_config` alone has changed makes Serve call `reconfigure` on
 the replicas that run, where a second `serve.run` would start them all anew.
+
+Always true: Serve ends every declared application that a document leaves out, so what others deployed on the same
+cluster is in each that goes there; between the look at it and the document that follows, nobody else should deploy.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from cluster.errors import RunBroken, UserError
 from workflows.serve.settings import ServeSettings
 
 APPLICATION = "mmsearch"
+NONE_OF_OURS = "The cluster runs no service of ours: start one with `mmsearch serve`."
 IMPORT_PATH = "workflows.serve.app:build"
 AGENT, INGRESS = "Agent", "Ingress"
 LOOK_S = 0.5  # between two looks at how it stands
@@ -24,6 +28,7 @@ LEAN = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(512 << 20),  # 4 MiB where not given: less than a photograph
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
 
@@ -86,7 +91,62 @@ def _deployment_of(deployed: dict[str, Any], name: str) -> dict[str, Any]:
                 and "user_config" in deployment
             ):
                 return deployment
-    raise UserError("The cluster runs no service of ours: start one with `mmsearch serve`.")
+    raise UserError(NONE_OF_OURS)
+
+
+def beside(made: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+    """`made`, with what others deployed where it is to run. `details`: what Serve says of itself there.
+
+    Raises `UserError` where a service of ours runs, and where Serve listens elsewhere: it keeps to that.
+    """
+    if _application(details).get("status", "DELETING") != "DELETING":
+        raise UserError(
+            "This cluster runs the service already: swap its weights with `mmsearch serve update`, or stop it first"
+            " (Ctrl-C where it was started, or `serve shutdown`, which ends all that Serve runs there)."
+        )
+    if not details.get("http_options"):
+        return made
+    wanted, found = made["http_options"], details["http_options"]
+    if (wanted["host"], wanted["port"]) != (found["host"], found["port"]):
+        raise UserError(
+            f"Ray Serve of this cluster listens on {found['host']}:{found['port']} for others already: give the service"
+            f" serve.host={found['host']} serve.port={found['port']}, or a cluster of its own."
+        )
+    options = {name: value for name, value in made.items() if name != "logging_config"}  # theirs stays
+    return {**options, **_options(details), "applications": [*made["applications"], *_others(details)]}
+
+
+def without(details: dict[str, Any]) -> dict[str, Any] | None:
+    """The document that leaves others' applications alone; None where there are none, declared or not."""
+    if not set(details.get("applications") or {}) - {APPLICATION}:
+        return None
+    return {**_options(details), "applications": _others(details)}
+
+
+def runs(details: dict[str, Any], weights: dict[str, Any]) -> bool:
+    """Whether Serve has told these weights to every agent. Whether each took them, it does not know."""
+    agent = (_application(details).get("deployments") or {}).get(AGENT) or {}
+    told = (agent.get("deployment_config") or {}).get("user_config")
+    return agent.get("status") == "HEALTHY" and told == weights
+
+
+def _application(details: dict[str, Any]) -> dict[str, Any]:
+    return (details.get("applications") or {}).get(APPLICATION) or {}
+
+
+def _options(details: dict[str, Any]) -> dict[str, Any]:
+    """What a document says of Serve itself, as it is: one that leaves it out would change it."""
+    names = ("proxy_location", "http_options", "target_capacity")
+    return {name: details[name] for name in names if details.get(name) is not None}
+
+
+def _others(details: dict[str, Any]) -> list[dict[str, Any]]:
+    """The others' applications as they were declared; those that `serve.run` made are none of a document's."""
+    return [
+        one["deployed_app_config"]
+        for name, one in (details.get("applications") or {}).items()
+        if name != APPLICATION and one.get("deployed_app_config") and one.get("status") != "DELETING"
+    ]
 
 
 class Controller:
@@ -104,24 +164,28 @@ class Controller:
             ) from error
 
     def deploy(self, content: dict[str, Any]) -> None:
-        """Returns when Serve has taken it, not when it runs. Raises `UserError`."""
+        """Returns when Serve has taken it, not when it runs. Raises `UserError`, or `RunBroken` if nobody answers."""
         try:
             self._client.deploy_applications(content)
         except RuntimeError as error:
             raise UserError(f"Ray Serve refuses this: {_first_line(error)}") from error
+        except OSError as error:
+            raise RunBroken(f"Ray's dashboard does not answer any more: {_first_line(error)}") from error
 
     def details(self) -> dict[str, Any]:
-        """What Serve says of its applications."""
-        return self._client.get_serve_details()
+        """What Serve says of itself and its applications. Raises `RunBroken`."""
+        try:
+            return self._client.get_serve_details()
+        except (RuntimeError, OSError) as error:
+            raise RunBroken(f"Ray Serve does not say what it runs: {_first_line(error)}") from error
 
     def deployed(self) -> dict[str, Any]:
-        """The document that is deployed. Raises `UserError` when none of ours is."""
-        details = self._client.get_serve_details()
-        found = (details.get("applications") or {}).get(APPLICATION) or {}
-        if not found.get("deployed_app_config"):
-            raise UserError("The cluster runs no service of ours: start one with `mmsearch serve`.")
-        options = {name: details[name] for name in ("proxy_location", "http_options") if details.get(name)}
-        return {**options, "applications": [found["deployed_app_config"]]}
+        """The document that is deployed, others' applications included. Raises `UserError` when none of ours is."""
+        details = self.details()
+        ours = _application(details).get("deployed_app_config")
+        if not ours:
+            raise UserError(NONE_OF_OURS)
+        return {**_options(details), "applications": [ours, *_others(details)]}
 
     def until_running(
         self, timeout_s: float, tell: Callable[[str], None], stopped: Callable[[], bool], now: Any = time.monotonic
@@ -129,7 +193,7 @@ class Controller:
         """Wait for all replicas; False when `stopped` says to give up. Raises `RunBroken` when it fails or is late."""
         deadline = now() + timeout_s
         while now() < deadline and not stopped():
-            application = (self._client.get_serve_details().get("applications") or {}).get(APPLICATION) or {}
+            application = _application(self.details())
             status = application.get("status", "NOT_STARTED")
             if status == "RUNNING":
                 return True
@@ -141,12 +205,24 @@ class Controller:
             return False
         raise RunBroken(f"The service did not start within {timeout_s:g} s; Ray's logs say why.")
 
-    def end(self) -> None:
-        """Stop it, whatever it does; returns when it is gone. Raises `RunBroken`."""
+    def end(self, timeout_s: float, now: Any = time.monotonic) -> None:
+        """Stop the service, whatever it does; returns when it is gone. Serve ends with it where nobody else uses it.
+
+        Raises `RunBroken`.
+        """
+        rest = without(self.details())
         try:
-            self._client.delete_applications()
-        except RuntimeError as error:
+            if rest is None:
+                self._client.delete_applications()
+                return
+            self._client.deploy_applications(rest)
+        except (RuntimeError, OSError) as error:
             raise RunBroken(f"The service could not be stopped: {_first_line(error)}") from error
+        deadline = now() + timeout_s
+        while _application(self.details()):
+            if now() >= deadline:
+                raise RunBroken(f"The service did not end within {timeout_s:g} s; Ray's dashboard says what it does.")
+            time.sleep(LOOK_S)
 
 
 def starting(deployments: dict[str, Any]) -> str:

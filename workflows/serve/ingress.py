@@ -29,13 +29,12 @@ from workflows.serve.metrics import Meters
 from workflows.serve.orders import Order, Picture, Standing
 from workflows.serve.pictures import FETCH_S, PictureReader, RequestPictures
 from workflows.serve.reports import TEXTS, Report
-from workflows.serve.settings import ServeSettings
+from workflows.serve.settings import GRACE_S, ServeSettings
 from workflows.serve.stream import KEEP_ALIVE, ChunkWriter
 from workflows.serve.till import Till
 
 _log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 10.0  # of silence in a stream, after which a comment says that it lives
-GRACE_S = 5.0  # beyond a request's own time, for an agent to end what it does
 QUEUED = 256  # batches of reports that a client has not read yet; an agent then waits for it, within the request's time
 TRIES = 2  # of an order whose agent died before it told anything
 STANDING_S = 2.0  # for agents to say how they are
@@ -74,6 +73,7 @@ class Ingress:
         self._pictures = RequestPictures(settings.request, MemoryImages(), reader)
         self.meters = Meters()
         self.draining = False
+        self._standings: list[Standing] = []
 
     async def reconfigure(self, standing: dict[str, Any]) -> None:
         """Serve calls it: whether this door is to let nobody in any more, because the service ends."""
@@ -81,6 +81,8 @@ class Ingress:
 
     async def take(self, request: ChatRequest, caller: str, began: float) -> Taken:
         """Check it, fetch its pictures, make its orders. `began`: when it came (time.monotonic). Raises `ApiError`."""
+        if self.meters.under_way > self._settings.most_requests:
+            raise errors.too_many("The service has as many requests as it takes: ask again.", 2.0)
         if self.draining:
             raise errors.unavailable("The service is stopping: ask again when it is back.", 10.0)
         question = asked(request, self.model, self._settings.request)
@@ -94,14 +96,12 @@ class Ingress:
 
     async def answer(self, taken: Taken) -> dict[str, Any]:
         """The whole answer. Raises `ApiError`."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_tried(self._whole(order))) for order in taken.orders]
-        choices = [task.result() for task in tasks]
-        for choice in choices:
-            if isinstance(choice, ApiError):
-                raise choice
-        answered = [choice for choice in choices if isinstance(choice, answers.Answered)]
-        return answers.completion(taken.identity, taken.created, taken.model, answered)
+        tasks = [asyncio.create_task(self._whole(order)) for order in taken.orders]
+        try:
+            choices = await asyncio.gather(*tasks)
+        finally:
+            await _ended(tasks)  # where one is refused, the others are not waited for
+        return answers.completion(taken.identity, taken.created, taken.model, choices)
 
     async def stream(self, taken: Taken) -> AsyncGenerator[bytes, None]:
         """The answer's chunks as they come; an error in place of the rest. Raises `ApiError` before the first."""
@@ -136,30 +136,39 @@ class Ingress:
                     yield writer.due() or KEEP_ALIVE
             yield writer.end()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _ended(tasks)
 
     async def standings(self) -> list[Standing]:
-        """What each agent replica runs; empty when none answers."""
+        """What each agent replica runs; empty when none answers. One that is full says what it said last."""
         try:
             found = await self._agent.broadcast("standing").results_async(timeout_s=STANDING_S, return_exceptions=True)
+        except TimeoutError:
+            return self._standings
         except Exception as error:  # of Serve and Ray there are many, and all mean that nobody answers
             _log.warning("no agent says how it is: %r", error)
-            return []
-        return [one for one in found if isinstance(one, Standing)]
+            found = []
+        self._standings = [one for one in found if isinstance(one, Standing)]
+        return self._standings
 
     async def admit(self, authorization: str | None) -> str:
         """Whose request it is. Raises `ApiError`."""
         return await self.till.admit(authorization)
 
     async def _pump(self, order: Order, merged: asyncio.Queue[Any]) -> None:
+        """All that an agent tells of an order, and in the end why it stopped, if it did: somebody waits for either."""
+        error = errors.unavailable("The agent stopped before it had answered: ask again.", 1.0)
         try:
             async with aclosing(self._reports(order)) as batches:
                 async for batch in batches:
                     await merged.put((order.index, batch))
-        except ApiError as error:
-            await merged.put((order.index, error))
+                    if batch and batch[-1]["type"] == "end":
+                        return
+        except ApiError as found:
+            error = found
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # else it came from the agent, as Serve tells that it was cancelled
+        await merged.put((order.index, error))
 
     async def _whole(self, order: Order) -> answers.Answered:
         """The end of an episode that nobody watches. Who stops waiting stops it there. Raises `ApiError`."""
@@ -239,12 +248,10 @@ def _chunk(writer: ChunkWriter, index: int, report: Report) -> bytes:
     return writer.step(index, report)
 
 
-async def _tried(work: Any) -> Any:
-    """Its result, or the refusal that it raised: so that one choice's does not hide in a group of errors."""
-    try:
-        return await work
-    except ApiError as error:
-        return error
+async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next(merged: asyncio.Queue[Any], wait_s: float | None) -> tuple[int, Any]:
@@ -258,7 +265,7 @@ async def _next(merged: asyncio.Queue[Any], wait_s: float | None) -> tuple[int, 
 
 def orders_of(question: Asked, identity: str, caller: str, pictures: tuple[Picture, ...], began: float) -> list[Order]:
     """One for each choice; the time that is left is counted from when the request came."""
-    left = question.bounds.seconds - (time.monotonic() - began)
+    until = time.time() + question.bounds.seconds - (time.monotonic() - began)
     sampling = Sampling(question.temperature, question.top_p, question.max_tokens or MAX_TURN_TOKENS, question.seed)
     return [
         Order(
@@ -268,7 +275,8 @@ def orders_of(question: Asked, identity: str, caller: str, pictures: tuple[Pictu
             text=question.text,
             pictures=pictures,
             sampling=replace(sampling, seed=None if question.seed is None else question.seed + 1000 * index),
-            bounds=replace(question.bounds, seconds=max(0.0, left)),
+            bounds=question.bounds,
+            until=until,
             stop=question.stop,
             search=question.search,
             thumbnails=question.thumbnails,

@@ -14,6 +14,7 @@ _ERRORS = {
     "401": "A key is missing or unknown.",
     "403": "The host or the origin is not let in.",
     "404": "There is no such model.",
+    "408": "The body did not come in time.",
     "413": "The body or a picture is too large.",
     "415": "The body is not application/json.",
     "431": "The headers are too large.",

@@ -21,7 +21,8 @@ class Order:
     text: str
     pictures: tuple[Picture, ...]
     sampling: Sampling
-    bounds: Bounds  # `seconds`: what is left of them
+    bounds: Bounds
+    until: float  # unix seconds: by then it is to have ended, however long it waited for an agent
     stop: tuple[str, ...] = ()
     search: bool = True
     thumbnails: bool = False  # whether it is shown the pictures that were found
@@ -46,10 +47,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Standing:
-    """What an agent replica runs. `refused`: why it did not take the newest weights; "" when it did."""
+    """What an agent replica runs. `refused`: the version that it would not take last; None where it took all."""
 
     version: int
     checkpoint: str
     healthy: bool
     episodes: int
-    refused: str = ""
+    refused: int | None = None

@@ -45,23 +45,23 @@ class RequestPictures:
 
     async def all_of(self, urls: Sequence[str], within_s: float = FETCH_S) -> tuple[Picture, ...]:
         """In order. Raises `ApiError` that says which one cannot be used, and why."""
-        seconds = min(within_s, FETCH_S)
+        until = asyncio.get_running_loop().time() + min(within_s, FETCH_S)
         try:
-            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(number, url)) for number, url in enumerate(urls, start=1)]
+            async with asyncio.timeout(within_s), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(number, url, until)) for number, url in enumerate(urls, start=1)]
         except TimeoutError:
-            raise errors.invalid(f"The pictures could not be fetched within {seconds:g} s.", "messages") from None
+            raise errors.unavailable("The pictures could not be read in time: ask again.", 2.0) from None
         except ExceptionGroup as failed:
             raise _first(failed) from None
         return tuple(task.result() for task in tasks)
 
-    async def _one(self, number: int, url: str) -> Picture:
+    async def _one(self, number: int, url: str, until: float) -> Picture:
         scheme = _SCHEME.match(url)
         name = scheme[1].lower() if scheme else ""
         if name == "data":
             data = self._decoded(number, url)
         elif name in ("http", "https"):
-            data = await self._fetched(number, url)
+            data = await self._fetched(number, url, until)
         else:
             what = f"an address of scheme {name}" if name else "no address"
             raise _refused(number, f"is {what}: send it as data:image/png;base64,DATA, or name it by http(s)")
@@ -93,11 +93,14 @@ class RequestPictures:
         except ValueError:
             raise _refused(number, "is not base64 without line breaks", code="invalid_image") from None
 
-    async def _fetched(self, number: int, url: str) -> bytes:
+    async def _fetched(self, number: int, url: str, until: float) -> bytes:
         if self._reader is None:
             raise _refused(number, "lies elsewhere, and this service fetches none: send it as a data URL")
         try:
-            return await self._reader.fetch_image(url)
+            async with asyncio.timeout_at(until):
+                return await self._reader.fetch_image(url)
+        except TimeoutError:
+            raise _refused(number, "could not be fetched in time: send it as a data URL") from None
         except ProviderError as error:
             raise _refused(number, _why(error)) from error
 
@@ -107,7 +110,8 @@ class RequestPictures:
 
 def _why(error: ProviderError) -> str:
     """What a stranger may know of a fetch that failed: how an address is spelt, and not what stands behind a name."""
-    inside = "resolves to" in error.message or "at an address" in error.message  # fetch.connection.vet
+    # of fetch.connection.vet: whether there is such a name says something of this network, too
+    inside = any(words in error.message for words in ("resolves to", "at an address", "no host"))
     if error.kind is not ErrorKind.BAD_REQUEST or inside:
         return "could not be fetched: send it as a data URL"
     return f"is not fetched: {error.message}"

@@ -10,7 +10,10 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import replace
+from enum import Enum
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from rich.console import Console
@@ -22,11 +25,23 @@ from cluster.errors import RunBroken, UserError
 from cluster.runtime import authenticate, connect, environment, joins, port_is_free
 from workflows.ask import model_address
 from workflows.progress import stopped_by_signals
-from workflows.serve.deploy import LEAN, Controller, document, draining, swapped, weights_of
+from workflows.serve.deploy import LEAN, Controller, beside, document, draining, runs, swapped, weights_of
 
 RECORD = "serve/service.json"  # in the run's folder: where `update` finds the service
 LOOK_S = 0.2  # between two looks at a service
 ANSWER_S = 5.0  # for it to answer
+SILENT = 5  # looks in a row without an answer, after which Serve's word is taken
+REPLICA = {"version", "refused", "episodes"}  # what is told of each
+EVERYWHERE = ("0.0.0.0", "::")
+END_S = 60.0  # for replicas to be gone, beyond the time that they give requests
+
+
+class Swap(Enum):
+    """What became of new weights."""
+
+    RUNS = "every agent says that it runs them"
+    TOLD = "Serve has told every agent; what they say is not heard here"
+    REFUSED = "an agent keeps to those that it has"
 
 
 def run(settings: Any, checkpoint: str | None = None) -> None:
@@ -46,12 +61,13 @@ def run(settings: Any, checkpoint: str | None = None) -> None:
         dashboard = dashboard_address()
         controller = Controller(dashboard)
         args = {"settings": yaml.safe_load(dump(settings))}  # resolved: relative paths mean what they mean here
-        controller.deploy(document(chosen, args, address, environment(settings.cluster)))
+        made = document(chosen, args, address, environment(settings.cluster))
+        controller.deploy(beside(made, controller.details()))
         try:
             _keep(settings, controller, dashboard, address, console)
         finally:
             settings.run.folder.delete(RECORD)
-            controller.end()
+            controller.end(chosen.longest_s + END_S)
 
 
 def _keep(settings: Any, controller: Controller, dashboard: str, address: str, console: Console) -> None:
@@ -73,18 +89,46 @@ def _keep(settings: Any, controller: Controller, dashboard: str, address: str, c
 
 
 def update(settings: Any, checkpoint: str, dashboard: str | None = None) -> None:
-    """Swap the weights of the running service in flight; returns when every agent runs them. Raises `UserError`."""
+    """Swap the weights of the running service in flight; returns when every agent runs them.
+
+    `dashboard`: Ray's, where the service is none that this run recorded. Raises `UserError`, and `RunBroken` when an
+    agent refuses: those that ran before then run again, as a further version.
+    """
     authenticate()
-    service = _recorded(settings, dashboard)
+    service = {"dashboard": dashboard} if dashboard else _recorded(settings)
     address = checkpoint_address(settings, checkpoint)
     controller = Controller(service["dashboard"])
     deployed = controller.deployed()
-    _alike(str(weights_of(deployed)["checkpoint"]), address)
+    url = service.get("url") or service_url(deployed, service["dashboard"])
+    before = str(weights_of(deployed)["checkpoint"])
+    _alike(before, address)
     changed = swapped(deployed, address)
-    version = int(weights_of(changed)["version"])
     controller.deploy(changed)
-    _until_version(service["url"], version, settings.serve.ready_timeout_s)
-    print(f"version {version} runs everywhere: {address}")
+    version = int(weights_of(changed)["version"])
+    swap = _until_version(controller, url, weights_of(changed), settings.serve.ready_timeout_s)
+    if swap is Swap.REFUSED:
+        after = _taken_back(controller, url, changed, before, settings.serve.ready_timeout_s)
+        raise RunBroken(f"An agent refused version {version} ({address}), and its log says why; {after}.")
+    if swap is Swap.TOLD:
+        print(
+            f"version {version} was told to every agent: {address}; {url} does not answer here, so look at its /readyz"
+        )
+    else:
+        print(f"version {version} runs everywhere: {address}")
+
+
+def _taken_back(controller: Controller, url: str, changed: dict[str, Any], before: str, timeout_s: float) -> str:
+    """Deploy the weights that ran before, so that agents which start later can; what came of it, in words."""
+    again = swapped(changed, before)
+    controller.deploy(again)
+    version = int(weights_of(again)["version"])
+    try:
+        swap = _until_version(controller, url, weights_of(again), timeout_s)
+    except RunBroken:
+        return f"version {version}, the weights that ran before ({before}), does not run everywhere yet"
+    if swap is Swap.REFUSED:
+        return f"version {version}, the weights that ran before ({before}), was refused too: deploy others"
+    return f"the weights that ran before run on, as version {version} ({before})"
 
 
 def checkpoint_address(settings: Any, checkpoint: str | None) -> str:
@@ -112,7 +156,7 @@ def free_port() -> int:
 
 def shown_host(host: str) -> str:
     """The host as a person here would write it in an address."""
-    if host in ("0.0.0.0", "::"):
+    if host in EVERYWHERE:
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 
@@ -127,17 +171,32 @@ def dashboard_address() -> str:
     return f"http://{found}"
 
 
-def _recorded(settings: Any, dashboard: str | None) -> dict[str, str]:
+def service_url(deployed: dict[str, Any], dashboard: str) -> str:
+    """Where a deployed service answers, as seen from where Ray's dashboard is at `dashboard`."""
+    options = deployed.get("http_options") or {}
+    host = str(options.get("host") or "0.0.0.0")  # Ray's own default is every address
+    if host in EVERYWHERE:
+        host = urlsplit(dashboard).hostname or host
+    return f"http://{shown_host(host)}:{options.get('port') or 8000}"
+
+
+def _recorded(settings: Any) -> dict[str, str]:
     folder = settings.run.folder
     if not folder.exists(RECORD):
-        raise UserError(f"No service of the run at {folder} is up: start one with `mmsearch serve`.")
-    found = folder.read_json(RECORD)
-    return {**found, "dashboard": dashboard or found["dashboard"]}
+        raise UserError(
+            f"No service of the run at {folder} is up: start one with `mmsearch serve`, name the run of one that is up"
+            " with run.storage=FOLDER, or give Ray's dashboard with --dashboard."
+        )
+    return folder.read_json(RECORD)
 
 
 def _alike(running: str, wanted: str) -> None:
     """Raise `UserError` unless the weights fit the engines that run: they are loaded into them as they are."""
-    if parameter_shapes(local_model(running)) != parameter_shapes(local_model(wanted)):
+    try:
+        model = local_model(running)
+    except UserError:  # it lies on another machine, or is gone: each agent compares for itself, and refuses
+        return
+    if parameter_shapes(model) != parameter_shapes(local_model(wanted)):
         raise UserError(f"{wanted} has other weights than the model that runs ({running}): start the service anew.")
 
 
@@ -150,27 +209,42 @@ def _until_idle(url: str, drain_s: float) -> None:
         time.sleep(LOOK_S)
 
 
-def _until_version(url: str, version: int, timeout_s: float) -> None:
+def _until_version(controller: Controller, url: str, weights: dict[str, Any], timeout_s: float) -> Swap:
+    """Wait until these weights run or are refused. Raises `RunBroken` when it takes longer.
+
+    Where `/readyz` is out of reach, Serve's word is taken; a refusal of another version is none of this one.
+    """
+    version, silent = int(weights["version"]), 0
     deadline = time.monotonic() + timeout_s
     replicas: list[dict[str, Any]] = []
     while time.monotonic() < deadline:
-        replicas = _ready(url).get("replicas", [])
-        if replicas and all(replica["version"] >= version for replica in replicas):
-            return
-        if any(replica["refused"] for replica in replicas):
-            raise RunBroken(f"An agent refused version {version} and runs on with the old one; its log says why.")
+        found = _ready(url)
+        silent = 0 if found else silent + 1
+        replicas = found.get("replicas", [])
+        if any(one["refused"] == version for one in replicas):
+            return Swap.REFUSED
+        if replicas and all(one["version"] >= version for one in replicas):
+            return Swap.RUNS
+        if silent >= SILENT and runs(controller.details(), weights):
+            return Swap.TOLD
         time.sleep(LOOK_S)
     raise RunBroken(f"Version {version} did not run everywhere within {timeout_s:g} s: {replicas}")
 
 
 def _ready(url: str) -> dict[str, Any]:
-    """What `/readyz` tells; nothing where it does not answer."""
+    """What `/readyz` tells; nothing where it does not answer, or something else does."""
+    found: Any = None
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=ANSWER_S) as answer:
-            return json.load(answer)
+            found = json.load(answer)
     except urllib.error.HTTPError as error:  # 503: not ready, and why
-        with suppress(ValueError):
-            return json.loads(error.read())
-    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            found = json.loads(error.read())
+    except (OSError, ValueError, HTTPException):
         pass
-    return {}
+    return found if _of_ours(found) else {}
+
+
+def _of_ours(found: Any) -> bool:
+    replicas = found.get("replicas") if isinstance(found, dict) else None
+    return isinstance(replicas, list) and all(isinstance(one, dict) and set(one) >= REPLICA for one in replicas)

@@ -6,11 +6,13 @@ Always true: pictures come with a call and go with its result; a replica keeps n
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
+from actors.agent.trajectory import ToolResult
 from actors.search.build import build_gateway
 from actors.search.settings import SearchSettings
 from workflows.serve.memory_images import MemoryImages
-from workflows.serve.orders import Errand, Found
+from workflows.serve.orders import Errand, Found, Picture
 from workflows.serve.scaling import as_stats
 
 
@@ -30,7 +32,20 @@ class Search:
                 self._images.keep(*errand.picture)
                 self._images.hold(held, errand.picture[0])
             result = await self._gateway.call(errand.request, deadline=time.monotonic() + errand.seconds)
-            return Found(result, tuple((ref, self._images.get(ref)) for ref in result.images))
+            return Found(*self._with_pictures(result))
+
+    def _with_pictures(self, result: ToolResult) -> tuple[ToolResult, tuple[Picture, ...]]:
+        """The result, and the bytes of its pictures. A cache remembers answers for longer than memory holds pictures:
+        what is gone is left out of the result, which says as much without it."""
+        held = {ref: self._images.get(ref) for ref in result.images if self._images.has(ref)}
+        if len(held) == len(set(result.images)):
+            return result, tuple(held.items())
+        crop = result.crop if result.crop in held else None
+        evidence = tuple(
+            item if item.thumbnail is None or item.thumbnail in held else replace(item, thumbnail=None)
+            for item in result.evidence
+        )
+        return replace(result, crop=crop, evidence=evidence), tuple(held.items())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What keeps this replica busy now, for `QuotaAwareScaling`."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+GRACE_S = 5.0  # beyond a request's own time, for an agent to end what it does
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
@@ -100,7 +101,7 @@ class ServeSettings:
     events_per_second: float = field(default=20.0, metadata={"gt": 0, "le": 100})
     # of a stream, at most: what comes faster is put together
     drain_s: float = field(default=60.0, metadata={"ge": 0})
-    # that requests under way are given when a replica is to end
+    # that requests under way are given when the service is to end
     ready_timeout_s: float = field(default=600.0, metadata={"gt": 0})
     # for all replicas to start, or to take new weights
     remote_pictures: bool = True
@@ -109,6 +110,16 @@ class ServeSettings:
     # the page to try it on, at /
     log_pictures: bool = False
     # write the pictures of requests to serve/pictures of the run's folder, for looking into what went wrong
+
+    @property
+    def most_requests(self) -> int:
+        """Under way at one ingress, those included that it still reads or fetches pictures for."""
+        return 2 * (self.queue + self.episodes * self.max_agents)
+
+    @property
+    def longest_s(self) -> float:
+        """That a replica which is to go may need for what it has begun."""
+        return max(self.drain_s, self.request.seconds + GRACE_S)
 
     def check(self) -> None:
         if not self.keys and not is_loopback(self.host):

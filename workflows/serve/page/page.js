@@ -5,7 +5,7 @@
 import { Composer } from "./composer.js";
 import { announce, button, make } from "./dom.js";
 import { Exchange } from "./exchange.js";
-import { readPicture } from "./picture.js";
+import { MIB, readPicture } from "./picture.js";
 import { Trouble, about, chunks } from "./stream.js";
 
 const at = (id) => document.getElementById(id);
@@ -18,7 +18,7 @@ let service = null; // what GET /about said
 let exchanges = [];
 let running = null; // the AbortController of the answer on its way
 
-const composer = new Composer(ask);
+const composer = new Composer((asked) => ask(asked));
 
 // Of the conversation's pictures only the newest are sent: an agent that cannot name pictures searches the first one.
 const newest = (asked, earlier) => [...earlier.map((one) => one.asked), asked].findLast((one) => one.pictures.length);
@@ -26,13 +26,13 @@ const answered = (but = null) => exchanges.filter((exchange) => exchange.finishe
 
 // --- asking ----------------------------------------------------------------------------------------------------------
 
-/** Whether it was asked: not so while one is on its way, without a key, or without consent. */
-async function ask(asked) {
+/** Whether it was asked: not so while one is on its way, without a key, or without consent. In place of `before`. */
+async function ask(asked, before = null) {
   if (!service) await begin();
   if (running || !service || !admitted()) return false;
-  const permitted = await permission(asked);
+  const permitted = await permission(asked, answered(before));
   if (!permitted || running) return false;
-  play(permitted);
+  play(permitted, before);
   return true;
 }
 
@@ -43,10 +43,10 @@ function admitted() {
   return false;
 }
 
-/** `asked` as the person lets it be sent; null when not at all. */
-async function permission(asked) {
+/** `asked` as the person lets it be sent with what was asked `earlier`; null when not at all. */
+async function permission(asked, earlier) {
   const places = service.uploads || [], given = kept(CONSENT) === JSON.stringify(places);
-  if (!places.length || given || !asked.search || !newest(asked, answered())) return asked;
+  if (!places.length || given || !asked.search || !newest(asked, earlier)) return asked;
   at("places").replaceChildren(...places.map((place) => make("li", "", place)));
   consent.returnValue = "no";
   consent.showModal();
@@ -56,7 +56,8 @@ async function permission(asked) {
   return consent.returnValue === "yes" ? asked : null;
 }
 
-async function play(asked, before = null) {
+/** Only for what `permission` gave. */
+async function play(asked, before) {
   const earlier = answered(before), shown = newest(asked, earlier);
   const exchange = new Exchange(asked, shown ? shown.pictures : [], () => again(exchange));
   if (before) {
@@ -95,9 +96,9 @@ function failed(exchange, trouble) {
   if (!trouble.passing) composer.put(exchange.asked); // it has to be written otherwise
 }
 
+/** In its place if nothing came after it; else as a follow-up on what did, whose pictures it then takes along. */
 function again(exchange) {
-  if (running || !admitted()) return;
-  play(exchange.asked, exchanges.at(-1) === exchange ? exchange : null);
+  ask(exchange.asked, exchanges.at(-1) === exchange ? exchange : null);
 }
 
 function request(earlier, asked) {
@@ -118,7 +119,7 @@ function request(earlier, asked) {
 
 function bodyOf(request) {
   const body = JSON.stringify(request), most = composer.limits.body_mib;
-  if (body.length <= most << 20) return body;
+  if (new Blob([body]).size <= most * MIB) return body;
   throw new Trouble(`The pictures are over the ${most} MiB of a request: take fewer or smaller ones.`, { status: 413 });
 }
 

@@ -5,6 +5,7 @@
 
 import { make } from "./dom.js";
 
+export const MIB = 2 ** 20; // bytes
 export const LONGEST_SIDE = 2048; // pixels; no model reads more
 const QUALITY = 0.92;
 const SVG = "http://www.w3.org/2000/svg";
@@ -23,9 +24,9 @@ export async function readPicture(file, mostMib) {
   }
   try {
     const { width, height } = bitmap;
-    const asItIs = file.type === "image/png" && Math.max(width, height) <= LONGEST_SIDE && file.size <= mostMib << 20;
+    const asItIs = file.type === "image/png" && Math.max(width, height) <= LONGEST_SIDE && file.size <= mostMib * MIB;
     const [blob, w, h] = asItIs ? [file, width, height] : await redrawn(bitmap);
-    if (blob.size > mostMib << 20) throw new Unusable(`${name} is over ${mostMib} MiB.`);
+    if (blob.size > mostMib * MIB) throw new Unusable(`${name} is over ${mostMib} MiB.`);
     return { url: await dataUrl(blob), width: w, height: h, name };
   } finally {
     bitmap.close();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -69,3 +70,10 @@ def service(served_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield found
         found.command.interrupt()
         found.command.ends_with(0, 120.0)
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest) -> str:
+    """The address of a service for the tests of its page."""
+    given = os.environ.get("MMSEARCH_SERVICE_URL") or request.getfixturevalue("service").url
+    return given.rstrip("/") + "/"

@@ -76,3 +76,10 @@ WHOLE = b"".join(
         DONE,
     )
 )
+
+
+def cut_short(reason: str, content: str, *notices: str) -> bytes:
+    """A stream that a bound ended: `content` is as much as there is of an answer."""
+    told = [{"type": "notice", "reason": reason, "message": notice} for notice in notices]
+    steps = b"".join(chunk(search_step=step) for step in told)
+    return BEGUN + steps + chunk({"content": content}) + chunk(finish_reason=reason, weights_version=41) + DONE

@@ -1,4 +1,5 @@
-"""The page in a real browser, at the real service: asking, watching, citations, errors, disconnects, stopping.
+"""The page in a real browser, at the real service: asking, watching, citations, errors, disconnects, stopping (its
+pictures, consent and keys: test_page_pictures.py).
 
 Where the service would have to be made to fail, or to say exactly something, the browser is given the bytes of a
 stream instead; everything else comes from the service. MMSEARCH_SERVICE_URL: of one that runs already.
@@ -6,77 +7,29 @@ stream instead; everything else comes from the service. MMSEARCH_SERVICE_URL: of
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import expect
 
-from tests.slow.browser import PATIENCE_MS, PHONE, Told, keep_screenshot, needs_browser, open_page
-from tests.slow.workflows.serve.given_stream import ANSWER, BEGUN, BLUE, HOSTILE, RED, WHOLE, png
+from tests.slow.browser import PATIENCE_MS, PHONE, keep_screenshot, needs_browser, open_page
+from tests.slow.workflows.serve.at_the_page import (
+    CHAT,
+    EXAMPLE,
+    LAST,
+    ask,
+    file,
+    gives,
+    leave_unanswered,
+    of_the_service_alone,
+)
+from tests.slow.workflows.serve.given_stream import ANSWER, BEGUN, BLUE, HOSTILE, RED, WHOLE, cut_short, png
 from workflows.serve.stream import event
 
 pytestmark = [pytest.mark.slow, needs_browser]
 expect.set_options(timeout=PATIENCE_MS)
-
-CHAT = "**/v1/chat/completions"
-EXAMPLE = "#examples button"
-LAST = ".exchange:last-of-type"
-
-
-@pytest.fixture
-def site(request: pytest.FixtureRequest) -> str:
-    """The service's address."""
-    given = os.environ.get("MMSEARCH_SERVICE_URL") or request.getfixturevalue("service").url
-    return given.rstrip("/") + "/"
-
-
-# --- what the browser is given instead of a stream of the service -----------------------------------------------------
-
-
-async def gives(page: Page, body: bytes = WHOLE, status: int = 200, **headers: str) -> list[dict[str, Any]]:
-    """From now on every question is answered with this. Returns what was asked, as it comes."""
-    asked: list[dict[str, Any]] = []
-
-    async def answer(route: Route) -> None:
-        request: dict[str, Any] = json.loads(route.request.post_data or "{}")
-        asked.append(request | {"authorization": route.request.headers.get("authorization")})
-        kind = "text/event-stream" if status == 200 else "application/json"
-        await route.fulfill(status=status, body=body, headers={"Content-Type": kind, **headers})
-
-    await page.unroute(CHAT)
-    await page.route(CHAT, answer)
-    return asked
-
-
-async def told_about(page: Page, **changed: Any) -> None:
-    """`GET /about` says this, too."""
-
-    async def answer(route: Route) -> None:
-        said = await (await route.fetch()).json()
-        await route.fulfill(json={**said, **changed})
-
-    await page.route("**/about", answer)
-
-
-def file(name: str, kind: str, data: bytes) -> Any:
-    return {"name": name, "mimeType": kind, "buffer": data}
-
-
-async def ask(page: Page, question: str) -> None:
-    await page.fill("#words", question)
-    await page.keyboard.press("Control+Enter")
-
-
-def of_the_service_alone(told: Told, site: str) -> None:
-    assert [url for url in told.requests if not url.startswith(site)] == []
-    assert told.errors == []
 
 
 # --- the real service -------------------------------------------------------------------------------------------------
@@ -183,6 +136,32 @@ async def test_a_follow_up_takes_the_conversation_along(site: str):
         assert (asked[0]["stream"], asked[0]["include_thumbnails"]) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("reason", "notices", "says"),
+    [
+        ("length", [], "no room to write more"),
+        ("max_turns", [], "used up its turns"),
+        ("max_tool_calls", [], "used up the searches"),
+        ("max_tool_calls", ["The request's bound of 1 search is reached."], "bound of 1 search is reached"),
+        ("max_cost", ["The request's bound of 1 USD is reached."], "bound of 1 USD is reached"),
+        ("max_seconds", ["There was no answer within 120 s."], "no answer within 120 s"),
+    ],
+)
+async def test_what_a_bound_cut_short_is_shown_as_far_as_it_is_known(site: str, tmp_path: Path, reason, notices, says):
+    known = "What was found:\n[1] title 1: text"
+    async with open_page() as (page, told):
+        await page.goto(site)
+        await gives(page, cut_short(reason, known, *notices))
+        await ask(page, "what is this?")
+        await expect(page.locator(".facts")).to_contain_text("1 search")
+        assert await page.inner_text(".answer") == known.replace("[1]", "1")
+        await expect(page.get_by_text(says)).to_be_visible()  # once
+        assert await page.locator(".evidence li").count() == 2
+        assert await page.locator(".trouble").count() == 0
+        await keep_screenshot(page, tmp_path, f"page-cut-short-{reason}")
+        of_the_service_alone(told, site)
+
+
 # --- when it goes wrong -----------------------------------------------------------------------------------------------
 
 
@@ -246,11 +225,7 @@ async def test_stopping_ends_the_request_and_lets_one_ask_on(site: str):
         await page.goto(site)
         ended: list[str] = []
         page.on("requestfailed", lambda request: ended.append(request.failure or ""))
-
-        async def never(_: Route) -> None:
-            """Leaves it without an answer."""
-
-        await page.route(CHAT, never)
+        await page.route(CHAT, leave_unanswered)
         await ask(page, "what is this?")
         await expect(page.locator("#ask")).to_be_hidden()
         await page.click("#stop")
@@ -259,110 +234,6 @@ async def test_stopping_ends_the_request_and_lets_one_ask_on(site: str):
         await gives(page)
         await ask(page, "and this?")
         await expect(page.locator(LAST).locator(".facts")).to_be_visible()
-
-
-# --- pictures, consent, keys ------------------------------------------------------------------------------------------
-
-
-async def test_a_large_photo_is_made_smaller_and_loses_where_it_was_taken(site: str):
-    sink, exif = io.BytesIO(), Image.Exif()
-    exif[0x010E], exif[0x0112] = "taken at home", 6  # to be turned by a quarter
-    Image.new("RGB", (3000, 1500), RED).save(sink, "JPEG", exif=exif)
-    small = png(30, 20, BLUE)
-    async with open_page() as (page, _):
-        await page.goto(site)
-        await told_about(page, limits={"pictures": 2, "picture_mib": 20, "body_mib": 32})
-        await page.reload()
-        asked = await gives(page)
-        photo, whole = file("photo.jpg", "image/jpeg", sink.getvalue()), file("b.png", "image/png", small)
-        await page.set_input_files("#files", [photo, whole, whole])
-        await expect(page.locator("#complaint")).to_have_text("A question takes 2 pictures here at most.")
-        await ask(page, "what are these?")
-        await expect(page.locator(".facts")).to_be_visible()
-        sent = [base64.b64decode(part["image_url"]["url"].partition(",")[2]) for part in _pictures(asked[0])]
-        with Image.open(io.BytesIO(sent[0])) as picture:
-            assert (picture.size, picture.format, dict(picture.getexif())) == ((1024, 2048), "JPEG", {})
-        assert sent[1:] == [small]
-
-
-def _pictures(asked: dict[str, Any]) -> list[dict[str, Any]]:
-    return [part for part in asked["messages"][0]["content"] if part["type"] == "image_url"]
-
-
-@pytest.mark.parametrize("event", ["drop", "paste"])
-async def test_pictures_are_dropped_and_pasted(site: str, event):
-    async with open_page() as (page, _):
-        await page.goto(site)
-        carried = await page.evaluate_handle(
-            "(bytes) => { const carried = new DataTransfer();"
-            "carried.items.add(new File([new Uint8Array(bytes)], 'a.png', {type: 'image/png'})); return carried; }",
-            list(png(20, 10, RED)),
-        )
-        if event == "drop":
-            await page.dispatch_event("main", "dragenter", {"dataTransfer": carried})
-            await expect(page.locator("#drop")).to_be_visible()
-            await page.dispatch_event("main", "drop", {"dataTransfer": carried})
-        else:
-            pastes = "new ClipboardEvent('paste', {clipboardData: carried, bubbles: true})"
-            await page.evaluate(f"(carried) => document.body.dispatchEvent({pastes})", carried)
-        await expect(page.locator("#picked img")).to_have_count(1)
-        await expect(page.locator("#drop")).to_be_hidden()
-        await page.get_by_role("button", name="Remove a.png").click()
-        await expect(page.locator("#picked img")).to_have_count(0)
-
-
-async def test_what_is_no_picture_is_refused_before_it_is_sent(site: str, tmp_path: Path):
-    async with open_page() as (page, _):
-        await page.goto(site)
-        await page.set_input_files("#files", [file("notes.png", "image/png", b"no picture at all")])
-        await expect(page.locator("#complaint")).to_have_text("notes.png is no picture that this browser can read.")
-        assert await page.locator("#picked li").count() == 0
-        await keep_screenshot(page, tmp_path, "page-no-picture")
-
-
-async def test_pictures_leave_the_service_only_with_consent(site: str, tmp_path: Path):
-    async with open_page() as (page, _):
-        await told_about(page, uploads=["lens (serpapi.com)"])
-        await page.goto(site)
-        asked = await gives(page)
-        await expect(page.locator("#whither")).to_contain_text("lens (serpapi.com)")
-        example = page.locator(EXAMPLE).first
-        await example.click()
-        await expect(page.locator("#consent")).to_contain_text("lens (serpapi.com)")
-        await keep_screenshot(page, tmp_path, "page-consent")
-        await page.keyboard.press("Escape")
-        await expect(page.locator("#consent")).to_be_hidden()
-        assert (asked, await page.locator(".exchange").count()) == ([], 0)
-        for choice, expected in (("unsearched", "none"), ("yes", "auto")):
-            await example.click()
-            await page.click(f"#consent button[value={choice}]")
-            await expect(page.locator(".facts")).to_be_visible()
-            assert asked[-1]["tool_choice"] == expected
-            await page.click("#anew")
-        await example.click()  # once is enough
-        await expect(page.locator(".facts")).to_be_visible()
-        assert len(asked) == 3
-
-
-async def test_a_service_with_keys_wants_one_and_it_stays_in_the_tab(site: str):
-    async with open_page() as (page, _):
-        await told_about(page, keys=True)
-        await page.goto(site)
-        asked = await gives(page)
-        await ask(page, "may I?")
-        await expect(page.locator("#complaint")).to_contain_text("API key")
-        assert await page.evaluate("document.activeElement.id") == "key"
-        await page.keyboard.type("mms-something")
-        await page.keyboard.press("Enter")
-        await ask(page, "may I?")
-        await expect(page.locator(".facts")).to_be_visible()
-        assert asked[0]["authorization"] == "Bearer mms-something"
-        assert await page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
-        refusal = b'{"error": {"message": "This key is not known here.", "code": "invalid_api_key"}}'
-        await gives(page, refusal, 401)
-        await ask(page, "still?")
-        await expect(page.locator(".trouble")).to_contain_text("not known")
-        await expect(page.locator("#door")).to_be_visible()
 
 
 # --- for everybody ----------------------------------------------------------------------------------------------------

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import re
 import signal
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,26 @@ import openai
 import pytest
 import schemathesis
 
-from tests.hostile_requests import BODIES, SERVED, Hostile
+from tests.hostile_requests import BODIES, RAW, SERVED, Hostile, Raw
 from tests.slow.commands import Command
-from tests.slow.workflows.serve.conftest import Service, started
+from tests.slow.workflows.serve.asking import (
+    WITHIN_S,
+    counted,
+    episodes,
+    examples,
+    extra,
+    messages,
+    readiness,
+    results,
+    sent,
+    told,
+    until,
+)
+from tests.slow.workflows.serve.conftest import Service
 
-WITHIN_S = 60.0  # for a request on a busy machine
+BACK_S = 180.0  # for a replica to be replaced, an engine's start included
+LEFT = ("mmsearch_requests_total", 'status="499"')  # requests whose clients left before their end
+SEARCH, AGENT = "ServeReplica:mmsearch:Search", "ServeReplica:mmsearch:Agent"
 pytestmark = pytest.mark.slow
 
 
@@ -33,28 +47,6 @@ def client(service: Service) -> Iterator[openai.OpenAI]:
 def question(service: Service) -> list[dict[str, Any]]:
     """The messages of the first example."""
     return messages(service, service.about["examples"][0])
-
-
-def messages(service: Service, example: dict[str, Any]) -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{service.url}/{example['picture']}", timeout=30) as answer:
-        picture = f"data:image/png;base64,{base64.b64encode(answer.read()).decode()}"
-    content = [{"type": "text", "text": example["question"]}, {"type": "image_url", "image_url": {"url": picture}}]
-    return [{"role": "user", "content": content}]
-
-
-def extra(model: Any) -> dict[str, Any]:
-    """The fields that OpenAI's types do not know."""
-    return model.model_extra or {}
-
-
-def readiness(url: str) -> dict[str, Any]:
-    return httpx.get(f"{url}/readyz", timeout=30).json()
-
-
-async def until(look: Callable[[], bool], seconds: float) -> None:
-    async with asyncio.timeout(seconds):
-        while not look():
-            await asyncio.sleep(0.2)
 
 
 # --- what it answers --------------------------------------------------------------------------------------------------
@@ -121,6 +113,11 @@ def test_what_is_hostile_is_refused(service: Service, hostile: Hostile):
     assert answer.status_code in hostile.statuses, answer.text[:300]
 
 
+@pytest.mark.parametrize("hostile", RAW, ids=lambda hostile: hostile.name)
+def test_what_no_client_would_write_is_refused_or_hung_up_on(service: Service, hostile: Raw):
+    assert sent(service.url, hostile.data("miniature")) in hostile.statuses
+
+
 def test_after_all_of_that_it_answers_as_before(client, question):
     assert client.chat.completions.create(model="miniature", messages=question).choices[0].message.content
 
@@ -130,13 +127,12 @@ def test_it_keeps_to_its_own_openapi_document(service: Service):
     checks = schemathesis.checks
     chosen = [checks.not_a_server_error, checks.response_schema_conformance, checks.status_code_conformance]
     for operation in document.get_all_operations():
-        for case in examples_of(operation.ok()):
+        for case in cases_of(operation.ok()):
             answer = case.call(base_url=service.url, timeout=WITHIN_S)
-            if case.path != "/readyz":
-                case.validate_response(answer, checks=chosen)
+            case.validate_response(answer, checks=chosen)
 
 
-def examples_of(operation: Any) -> list[Any]:
+def cases_of(operation: Any) -> list[Any]:
     """Requests that schemathesis makes up, few enough for a suite."""
     from hypothesis import HealthCheck, Phase, given, settings
 
@@ -151,7 +147,19 @@ def examples_of(operation: Any) -> list[Any]:
     return made
 
 
+def test_the_command_line_asks_it_and_prints_its_answer(service: Service, tmp_path: Path):
+    with Command(tmp_path / "log", "ask", "--url", service.url, "--example", "0", *service.words) as ask:
+        said = ask.ends_with(0, WITHIN_S)
+    answer = re.search(r"^(?:answer|no answer): (.+)$", said, re.MULTILINE)
+    assert answer, said
+    assert re.search(r"^\d+ searches, [1-9]\d* tokens", said, re.MULTILINE), said
+
+
 # --- what it outlives -------------------------------------------------------------------------------------------------
+
+
+def client_of(service: Service, seconds: float = WITHIN_S) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="-", max_retries=0, timeout=seconds)
 
 
 async def test_a_client_that_leaves_takes_its_episode_along(service: Service, question):
@@ -159,15 +167,30 @@ async def test_a_client_that_leaves_takes_its_episode_along(service: Service, qu
         body = {"model": "miniature", "messages": question, "stream": True}
         async with leaving.stream("POST", f"{service.url}/v1/chat/completions", json=body) as answer:
             await anext(answer.aiter_bytes())
-    await until(lambda: all(one["episodes"] == 0 for one in readiness(service.url)["replicas"]), 20.0)
+    await until(lambda: episodes(service.url) == 0, 20.0)
     assert readiness(service.url)["requests"] == 0
+
+
+async def test_who_leaves_while_a_whole_answer_is_made_takes_it_along(service: Service, question):
+    before = counted(service, *LEFT)
+    body = {"model": "miniature", "messages": question, "n": 4, "temperature": 1.0}
+    async with httpx.AsyncClient(timeout=WITHIN_S) as leaving:  # as many episodes as last until they are seen
+        asking = [asyncio.create_task(leaving.post(f"{service.url}/v1/chat/completions", json=body)) for _ in range(6)]
+        await until(lambda: counted(service, "mmsearch_requests_running") > 0, WITHIN_S)
+        for task in asking:
+            task.cancel()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+    gone = sum(isinstance(one, asyncio.CancelledError) for one in ended)
+    assert gone, "all were answered before anybody could leave"
+    await until(lambda: (episodes(service.url), readiness(service.url)["requests"]) == (0, 0), 20.0)
+    assert counted(service, *LEFT) > before  # the service knows: they did not just come to their end
 
 
 async def test_new_weights_come_under_running_requests_and_none_fails(service: Service, question, tmp_path: Path):
     versions, failed, stop = set(), [], asyncio.Event()
 
     async def keep_asking() -> None:
-        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="-", max_retries=0, timeout=WITHIN_S) as ai:
+        async with client_of(service) as ai:
             while not stop.is_set():
                 try:
                     found = await ai.chat.completions.create(model="miniature", messages=question)
@@ -176,14 +199,21 @@ async def test_new_weights_come_under_running_requests_and_none_fails(service: S
                     failed.append(repr(error))
 
     asking = [asyncio.create_task(keep_asking()) for _ in range(4)]
-    before = service.about["version"]
-    with Command(tmp_path / "update", "serve", "update", "--checkpoint", "sft", *service.words) as update:
-        await asyncio.to_thread(update.ends_with, 0, 180.0)
-    await until(lambda: before + 1 in versions, WITHIN_S)
+    version = await updated(service, "sft", tmp_path / "update")
+    await until(lambda: version in versions, WITHIN_S)
     stop.set()
     await asyncio.gather(*asking)
     assert not failed
-    assert service.about["version"] == before + 1
+    assert service.about["version"] == version
+
+
+async def updated(service: Service, checkpoint: str, log: Path) -> int:
+    """The version that the service runs from now on, one more than before."""
+    version = int(service.about["version"]) + 1
+    with Command(log, "serve", "update", "--checkpoint", checkpoint, *service.words) as update:
+        said = await asyncio.to_thread(update.ends_with, 0, BACK_S)
+    assert f"version {version} runs everywhere" in said
+    return version
 
 
 def test_weights_of_another_model_are_refused_before_anything_changes(service: Service, tmp_path: Path):
@@ -191,62 +221,41 @@ def test_weights_of_another_model_are_refused_before_anything_changes(service: S
         assert "There is no model at /nowhere" in update.ends_with(2, 120.0)
 
 
-async def test_an_agent_that_is_killed_is_replaced_and_nobody_waits_for_ever(service: Service, question):
-    (agent,) = service.command.workers("ServeReplica:mmsearch:Agent")
-    async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="-", max_retries=0, timeout=WITHIN_S) as ai:
+async def test_an_agent_that_is_killed_is_replaced_and_nobody_waits_for_ever(service: Service, question, tmp_path):
+    version = await updated(service, "rl", tmp_path / "update")
+    (agent,) = service.command.workers(AGENT)
+    async with client_of(service) as ai:
         stream = await ai.chat.completions.create(model="miniature", messages=question, stream=True)
         agent.send_signal(signal.SIGKILL)
         ended = await asyncio.wait_for(asyncio.gather(told(stream), return_exceptions=True), WITHIN_S)
         assert ended[0] in ("stop", "length", "max_turns") or isinstance(ended[0], openai.APIError)
-        found = await ai.with_options(timeout=180.0).chat.completions.create(model="miniature", messages=question)
+        await until(lambda: any(one["healthy"] for one in readiness(service.url)["replicas"]), BACK_S)
+        found = await ai.chat.completions.create(model="miniature", messages=question)
     assert found.choices[0].message.content
+    assert extra(found.choices[0])["weights_version"] == version  # who comes late runs what the others run
+    assert [(one["version"], one["healthy"]) for one in readiness(service.url)["replicas"]] == [(version, True)]
+    assert agent.pid not in [one.pid for one in service.command.workers(AGENT)]
 
 
-async def told(stream: Any) -> str | None:
-    reason = None
-    async for chunk in stream:
-        reason = chunk.choices[0].finish_reason or reason
-    return reason
+async def test_a_search_that_is_killed_costs_searches_and_no_answer(service: Service):
+    (search,) = service.command.workers(SEARCH)
+    asked = examples(service)
+    async with client_of(service, BACK_S) as ai:
+        many = [ai.chat.completions.create(model="miniature", messages=one) for one in 3 * asked]
+        asking = [asyncio.create_task(one) for one in many]
+        await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        search.send_signal(signal.SIGKILL)
+        ended = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), BACK_S)
+        assert [one for one in ended if isinstance(one, BaseException)] == []
+        await until(lambda: replaced(service, search.pid), BACK_S)
+        again = [await ai.chat.completions.create(model="miniature", messages=one) for one in asked]
+    found = [result for one in again for result in results(one.choices[0])]
+    if not found:
+        pytest.fail("the model searched for none of the examples: nothing is known of a search that is replaced")
+    assert "ok" in {result["outcome"] for result in found}
 
 
-def test_keys_a_full_queue_and_tools_that_are_down(served_run: Path, tmp_path: Path):
-    """One more service for what one with other settings does: it has a key, takes one request, and cannot search."""
-    from workflows.serve.keys import new_key
-
-    secret, sha256 = new_key()
-    log = tmp_path / "log"
-    words = (
-        "run.name=guarded",
-        f"serve.keys=[{{name: alice, sha256: {sha256}}}]",
-        "serve.episodes=1",
-        "serve.queue=1",
-        "search.text=[{path: 'tests.slow.workflows.serve.broken_search:BrokenSearch'}]",
-        "search.image=[{path: 'tests.slow.workflows.serve.broken_search:BrokenSearch'}]",
-    )
-    guarded = started(log, served_run, *words)
-    with guarded.command:
-        nobody = httpx.get(f"{guarded.url}/v1/models", headers={"Authorization": "Bearer mms-guess"}, timeout=30)
-        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
-        asyncio.run(full_and_down(guarded, secret))
-        guarded.command.interrupt()
-        guarded.command.ends_with(0, 120.0)
-    assert secret not in log.read_text()
-
-
-async def full_and_down(guarded: Service, secret: str) -> None:
-    asked = messages(guarded, guarded.about["examples"][0])
-    async with openai.AsyncOpenAI(base_url=f"{guarded.url}/v1", api_key=secret, max_retries=0, timeout=WITHIN_S) as ai:
-        many = [ai.chat.completions.create(model="guarded", messages=asked) for _ in range(12)]
-        ended = await asyncio.gather(*many, return_exceptions=True)
-    refused = [error for error in ended if isinstance(error, openai.RateLimitError)]
-    answered = [one for one in ended if not isinstance(one, BaseException)]
-    assert answered
-    assert refused
-    assert len(answered) + len(refused) == 12, ended
-    assert all(int(error.response.headers["retry-after"]) >= 1 for error in refused)
-    for one in answered:
-        choice = one.choices[0]
-        steps = extra(choice)["search_steps"]
-        if any(step["type"] == "result" for step in steps):
-            assert extra(choice)["search_unavailable"]
-            assert "unavailable" in (choice.message.content or "")
+def replaced(service: Service, pid: int) -> bool:
+    """Whether there is a search replica, and it is another one."""
+    pids = [one.pid for one in service.command.workers(SEARCH)]
+    return bool(pids) and pid not in pids

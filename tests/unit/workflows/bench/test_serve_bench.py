@@ -56,6 +56,9 @@ class FakeService:
             self.there = {pid + 1000: state for pid, state in self.there.items()}
         return self._looks >= self._back_after
 
+    def most_episodes(self):
+        return 7
+
     def memory_mib(self):
         return {"agent": 100.0}
 
@@ -84,6 +87,7 @@ async def test_each_death_is_of_an_agent_that_is_there_and_is_waited_for(brief):
         told = await serve_parts.kill(asking(server.url), fake, 2)
     assert fake.killed == [100, 1100]
     assert (told["replicas"], told["problems"], len(told["whole_s"])) == (2, [], 2)
+    assert told["most_on_one"] == [7, 7]
 
 
 async def test_after_an_agent_that_does_not_come_back_none_is_killed(brief, monkeypatch):

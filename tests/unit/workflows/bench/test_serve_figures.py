@@ -210,6 +210,38 @@ def test_what_a_death_must_not_cost_is_a_problem(one, says):
     assert any(says in problem for problem in told["problems"]), told["problems"]
 
 
+def test_of_two_agents_the_dead_one_can_have_cost_no_more_than_it_had():
+    def beside(failing, held):
+        load = [*(failed(9.9) for _ in range(failing)), *(answered(9.9) for _ in range(16 - failing))]
+        told = figures.deaths(load, [Death(10.0, 12.0, held)], 2)
+        assert (told["failed_in_flight"], told["in_flight"]) == (min(failing, max(8, held)), [16])
+        assert verdict(told, "beside")["reached"] == (told["problems"] == [])
+        return verdict(told, "beside")["value"]
+
+    assert (beside(8, 0), beside(9, 0), beside(16, 0)) == (0, 1, 8)
+    assert (beside(10, 10), beside(16, 10)) == (0, 6)  # they were not spread evenly
+
+
+def test_of_one_agent_all_that_was_in_flight_may_fail():
+    told = figures.deaths([failed(9.9) for _ in range(16)], [Death(10.0, 12.0, 3)], 1)
+    assert (told["failed_in_flight"], told["problems"]) == (16, [])
+
+
+def test_one_death_does_not_excuse_what_another_cost():
+    load = [*(failed(9.9) for _ in range(4)), *(answered(19.9) for _ in range(4))]
+    told = figures.deaths(load, [Death(10.0, 12.0), Death(20.0, 22.0)], 2)
+    assert verdict(told, "beside")["value"] == 2
+
+
+def test_who_waited_out_a_death_does_not_make_a_silence_usual():
+    every_half = [answered(i / 2, 0.4) for i in range(20)]
+    waited = [answered(9.9, 6.0), *(answered(i, 6.0) for i in range(10, 20))]
+    told = verdict(figures.deaths([*every_half, *waited], [Death(10.0, 20.0)], 2), "without an answer")
+    assert (told["bound"], told["reached"]) == (2.0, False)
+    slow = [answered(i, 3.0) for i in range(7)]  # usual before anything died
+    assert verdict(figures.deaths(slow, [Death(10.0, 10.5)], 2), "without an answer")["bound"] == 3.0
+
+
 def test_a_service_that_does_not_become_whole_is_a_problem_and_misses_its_time():
     told = figures.deaths([answered(0)], [Death(1.0, 2.0), Death(10.0, None)], 1)
     assert "the service did not become whole again" in told["problems"]

@@ -153,6 +153,14 @@ def test_it_is_whole_when_as_many_agents_run_and_are_ready_and_the_dead_is_gone(
         assert whole({"p1": "RUNNING"}, two, agents=1)
 
 
+def test_of_agents_the_one_that_plays_most_is_counted(made, dashboard, monkeypatch):
+    with made(url=dashboard) as service:
+        monkeypatch.setattr(Answers, "ready", {"replicas": [{"episodes": 3}, {"episodes": 5}, {}]})
+        assert service.most_episodes() == 5
+        monkeypatch.setattr(Answers, "ready", {"status": "no agent is ready"})
+        assert service.most_episodes() == 0
+
+
 def test_agents_are_those_of_our_application_and_a_starting_one_has_no_process_yet():
     found = details(p1="RUNNING", p2="STARTING")
     found["applications"]["mmsearch"]["deployments"]["Agent"]["replicas"].append({"pid": None, "state": "STARTING"})

@@ -11,6 +11,7 @@ from PIL import Image
 
 from actors.search.settings import ProviderSettings, SearchSettings
 from actors.search.store.settings import CassetteSettings, Mode
+from workflows.dataset.build import REPORT
 from workflows.run_folder import RunFolder
 from workflows.serve.about import SHOWN, about, examples, external, uploads
 from workflows.serve.settings import KeySettings, RequestSettings, ServeSettings
@@ -18,6 +19,8 @@ from workflows.settings import load
 
 LENS = ProviderSettings("actors.search.providers.serpapi:SerpApiLens", name="lens")
 LOCAL = ProviderSettings("actors.search.local.image:LocalImageSearch", {"folder": "index"})
+OPEN = ServeSettings()
+LOCKED = ServeSettings(keys=[KeySettings("somebody", "ab" * 32)])
 RETRIEVER = "actors.search.providers.retriever:RetrieverSearch"
 
 
@@ -126,7 +129,7 @@ def run(tmp_path) -> RunFolder:
 
 def test_examples_are_of_as_many_kinds_as_there_are(run):
     write_questions(run, ["looking"] * 9 + ["image_text", "text", "unheard_of"])
-    shown = examples(run, run.images())
+    shown = examples(run, run.images(), OPEN)
     assert [one.question for one in shown[:4]] == ["what is 9?", "what is 0?", "what is 10?", "what is 11?"]
     assert len(shown) == SHOWN
     assert (shown[0].data, shown[0].media_type) == (picture(9), "image/png")
@@ -137,24 +140,44 @@ def test_examples_are_of_as_many_kinds_as_there_are(run):
 
 def test_a_question_of_two_pictures_is_no_example(run):
     write_questions(run, ["looking"], pictures=2)
-    assert examples(run, run.images()) == []
+    assert examples(run, run.images(), OPEN) == []
 
 
 def test_a_run_without_questions_has_no_examples(run):
-    assert examples(run, run.images()) == []
+    assert examples(run, run.images(), OPEN) == []
 
 
 def test_an_unreadable_dataset_has_no_examples(run):
     run.questions("test").write_bytes("part-0.parquet", b"no parquet")
-    assert examples(run, run.images()) == []
+    assert examples(run, run.images(), OPEN) == []
 
 
 def test_pictures_that_are_gone_are_passed_over(run):
     write_questions(run, ["looking", "text"])
     images = run.images()
-    first = examples(run, images)
+    first = examples(run, images, OPEN)
     assert len(first) == 2
-    assert examples(run, Forgetful(images)) == first[1:]
+    assert examples(run, Forgetful(images), OPEN) == first[1:]
+
+
+@pytest.mark.parametrize("source", ["workflows.embedded.source:EmbeddedSource", "workflows.dataset.fvqa:FvqaSource"])
+def test_who_has_no_key_is_shown_questions_of_the_embedded_world_alone(run, source):
+    write_questions(run, ["looking"])
+    report = {"questions/test": {"identity": {"source": [source, {}]}}}
+    run.dataset.write_json(REPORT, report)
+    assert len(examples(run, run.images(), OPEN)) == 1
+    assert len(examples(run, run.images(), LOCKED)) == source.startswith("workflows.embedded.")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [None, b"no json", b"[]", b"{}", b'{"questions/test": null}', b'{"questions/test":{"identity":{"source":[7]}}}'],
+)
+def test_questions_of_unknown_origin_are_shown_to_nobody_without_a_key(run, report):
+    write_questions(run, ["looking"])
+    if report is not None:
+        run.dataset.write_bytes(REPORT, report)
+    assert examples(run, run.images(), LOCKED) == []
 
 
 class Forgetful:

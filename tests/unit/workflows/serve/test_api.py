@@ -44,6 +44,10 @@ class ScriptedAgent:
     async def answer(self, order):
         if order.text == "refuse":
             raise errors.invalid("The question cannot be asked: it is one of a test.", "messages")
+        if order.text == "one is refused, others wait":
+            if order.index == 1:
+                raise errors.invalid("The question cannot be asked: it is one of a test.", "messages")
+            await asyncio.sleep(HELD_S)
         if order.text == "bug":
             raise ZeroDivisionError("a secret of somebody else")
         if order.text == "wait":
@@ -226,6 +230,50 @@ async def test_without_keys_a_name_that_somebody_else_points_here_is_refused(cli
     assert error_of(await chat(client(), headers={"host": host}), 403)["code"] == "forbidden_host"
 
 
+@pytest.mark.parametrize("path", ["/about", "/examples/0", "/readyz", "/metrics", "/v1/models", "/"])
+async def test_no_route_answers_to_a_foreign_name_or_page(client, path):
+    assert (await client().get(path, headers={"host": "evil.example"})).status_code == 403
+    assert (await client().get(path, headers={"origin": "https://evil.example"})).status_code == 403
+
+
+async def test_without_keys_nobody_is_let_in_from_another_machine_whatever_host_it_names(client):
+    ours = client()
+    ours._transport.client = ("192.0.2.7", 5555)
+    assert error_of(await chat(ours), 403)["code"] == "forbidden_host"
+
+
+@pytest.mark.parametrize("header", ["x-request-timeout-seconds", "X-Request-Disconnect-Disabled"])
+async def test_headers_that_would_switch_off_what_guards_us_are_refused(client, header):
+    assert error_of(await chat(client(), headers={header: "0"}), 400)["code"] == "forbidden_header"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
+    monkeypatch.setattr("workflows.serve.api.BODY_S", 0.02)
+
+    async def trickle():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.005)
+
+    headers = {"content-type": "application/json"}
+    error_of(await client().post("/v1/chat/completions", content=trickle(), headers=headers), 408)
+
+
+async def test_of_several_choices_one_refusal_is_told_at_once(client):
+    response = await asyncio.wait_for(chat(client(), "one is refused, others wait", n=3), 5.0)
+    error_of(response, 400)
+
+
+async def test_more_requests_than_there_are_places_for_are_refused_at_the_door(client):
+    ours = client(episodes=1, queue=1)  # four places
+    waiting = [asyncio.create_task(chat(ours, "wait")) for _ in range(4)]
+    await until(lambda: under_way(ours), 4)
+    assert int((await chat(ours)).headers["retry-after"]) >= 1
+    for task in waiting:
+        task.cancel()
+    await until(lambda: under_way(ours), 0)
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
 async def test_this_machine_is_let_in_by_any_of_its_names(client, host):
     assert (await chat(client(), headers={"host": host})).status_code == 200
@@ -235,7 +283,7 @@ async def test_health_readiness_models_metrics_and_page_answer(client):
     ours = client()
     assert (await ours.get("/healthz")).json() == {"status": "ok"}
     ready = await ours.get("/readyz")
-    assert ready.json()["replicas"] == [{"version": 3, "healthy": True, "refused": False, "episodes": 0}]
+    assert ready.json()["replicas"] == [{"version": 3, "healthy": True, "refused": None, "episodes": 0}]
     assert "/somewhere" not in ready.text
     assert (await ours.get("/v1/models")).json()["data"][0]["id"] == "tiny"
     await chat(ours)

@@ -126,7 +126,7 @@ async def test_what_the_fetcher_refuses_by_its_spelling_is_told():
 async def test_a_fetch_that_hangs_ends_with_the_requests_time():
     web = Web(**{"a.png": asyncio.Event()})
     error = await refusal(taken_by(web), WEB, within_s=0.01)
-    assert error.message == "The pictures could not be fetched within 0.01 s."
+    assert error.message == "Picture 1 could not be fetched in time: send it as a data URL."
 
 
 async def test_a_bug_is_not_told_as_a_refusal_even_beside_one():

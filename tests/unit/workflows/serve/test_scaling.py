@@ -36,7 +36,7 @@ def test_a_sample_survives_the_way_as_numbers(sample):
 
 @dataclass
 class Context:
-    """Of `ray.serve.config.AutoscalingContext` what a policy reads; the real one is made in tests/integration."""
+    """Of `ray.serve.config.AutoscalingContext` what a policy reads; tests/integration has the real one."""
 
     current_time: float
     target_num_replicas: int
