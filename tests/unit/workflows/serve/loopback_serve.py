@@ -30,6 +30,10 @@ class Replica:
         else:
             self.version, self.refused = weights["version"], None
 
+    def standing(self) -> dict[str, Any]:
+        """Its line of /readyz: what one look at it says."""
+        return {"version": self.version, "healthy": True, "refused": self.refused, "episodes": self.episodes}
+
 
 @dataclass
 class Cluster:
@@ -58,10 +62,7 @@ class Cluster:
     @property
     def ready(self) -> dict[str, Any]:
         """What `/readyz` answers."""
-        replicas = [
-            {"version": one.version, "healthy": True, "refused": one.refused, "episodes": one.episodes}
-            for one in self.agents
-        ]
+        replicas = [one.standing() for one in self.agents]
         return {"status": "ready", "draining": self.draining, "requests": self.requests, "replicas": replicas}
 
     def deploy(self, content: dict[str, Any]) -> None:

@@ -91,16 +91,11 @@ def test_an_old_refusal_does_not_spoil_a_good_update(settings, cluster, models):
         def reconfigure(self, weights):
             pass
 
-        @property
-        def episodes(self):  # asked at each look: it loads for three of them
+        def standing(self):  # it loads for three looks
             self.looks += 1
             if self.looks == 3:
                 self.version, self.refused = 2, None
-            return 0
-
-        @episodes.setter
-        def episodes(self, _):
-            pass
+            return super().standing()
 
     cluster.agents = [Lags(refused=1)]
     record(settings, cluster)
