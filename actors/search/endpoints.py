@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from actors.agent.seams import Clock
 from actors.search.cache import paid
 from actors.search.load import EndpointWatch, LoadSample, merged
-from actors.search.metering import metered
+from actors.search.metering import bill, metered
 from actors.search.quota.budgets import Spend, micro
 from actors.search.quota.core import Ending, Settlement
 from actors.search.quota.desk import LeaseDesk
@@ -157,7 +157,7 @@ class Asker:
                     try:
                         async with asyncio.timeout(self._settings.attempt_deadline):
                             answer = await ask(endpoint.provider)
-                        tally.cost_usd += endpoint.usd_per_call
+                        meter.usd += endpoint.usd_per_call
                         return answer
                     except ProviderError as error:
                         tally.requests -= not error.sent
@@ -165,6 +165,7 @@ class Asker:
                     finally:
                         tally.tokens += meter.tokens
                         tally.cost_usd += meter.usd
+                        bill(meter.usd)
 
     def _watch(self, endpoint: Endpoint[Any]) -> EndpointWatch:
         name, desk = endpoint.name, endpoint.desk

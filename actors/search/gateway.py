@@ -39,7 +39,6 @@ class _Region:
 
     box: Box | None = None
     note: str = ""
-    cost_usd: float = 0.0
     cached: bool = True
 
 
@@ -71,14 +70,14 @@ class Gateway:
 
         Raises ImageMissing and ImageRefused.
         """
-        started, tally = self._clock(), Tally()
+        started, tally, grounding = self._clock(), Tally(), Tally()
         problem = self._policy_problem(request)
         if problem:
             result = ToolResult(Outcome.POLICY_ERROR, message=problem)
         else:
             try:
                 async with asyncio.timeout(max(0.0, deadline - started)):
-                    result = await self._searched(request, tally, deadline)
+                    result = await self._searched(request, tally, grounding, deadline)
             except ProviderError as error:
                 message = _told(request.tool, error.kind, error.message)
                 result = ToolResult(_outcome(error, request.tool), message=message)
@@ -86,7 +85,8 @@ class Gateway:
                 result = ToolResult(Outcome.INFRA_ERROR, message="the search did not end before its deadline")
             except OSError as error:  # of where pictures lie: providers tell theirs as ProviderError
                 result = ToolResult(Outcome.INFRA_ERROR, message=_told(request.tool, "storage", str(error)))
-        result = replace(result, latency_s=self._clock() - started)
+        cost = tally.cost_usd + grounding.cost_usd  # of a search that failed, too
+        result = replace(result, latency_s=self._clock() - started, cost_usd=cost)
         self._enter(request.tool.value, result, tally)
         return result
 
@@ -142,15 +142,15 @@ class Gateway:
                 return f"box {request.box} is too small to be searched"
         return ""
 
-    async def _searched(self, request: ToolRequest, tally: Tally, deadline: float) -> ToolResult:
+    async def _searched(self, request: ToolRequest, tally: Tally, grounding: Tally, deadline: float) -> ToolResult:
         if request.tool is Tool.TEXT_SEARCH:
             found, shared = await self._sources.text(request.query, request.question, tally, deadline)
-            return _result(found, _Region(), shared, tally)
+            return _result(found, _Region(), shared)
         image = request.image
         assert image is not None  # else a policy error
-        region = await self._region(request, image)
+        region = await self._region(request, image, grounding)
         found, shared = await self._sources.image(image, region.box, tally)
-        result = _result(found, region, shared, tally, request.image_number)
+        result = _result(found, region, shared, request.image_number)
         if request.return_crop and region.box is not None and region.box != (0, 0, image.width, image.height):
             return replace(result, crop=await self._sources.crop(image, region.box))
         return result
@@ -173,7 +173,7 @@ class Gateway:
 
     # --- the tools ----------------------------------------------------------------------------------------
 
-    async def _region(self, request: ToolRequest, ref: ImageRef) -> _Region:
+    async def _region(self, request: ToolRequest, ref: ImageRef, tally: Tally) -> _Region:
         """What of the image to search; `crop` has the rule when an expression finds many things or none."""
         rules, (width, height) = self._settings.region, (ref.width, ref.height)
         if request.box is not None:
@@ -185,7 +185,7 @@ class Gateway:
             return _Region()
         if self._endpoints.grounder is None:
             return _Region(note="nothing can look for parts of an image: the whole image was searched")
-        started, tally = self._clock(), Tally()
+        started = self._clock()
         try:
             boxes, cached = await self._sources.boxes(ref, expression, tally)
         except ProviderError as error:
@@ -195,8 +195,8 @@ class Gateway:
         box = chosen(boxes, width, height, rules)
         if box is None:
             note = f"no {expression!r} was found in the image: the whole image was searched"
-            return _Region(None, note, tally.cost_usd, cached)
-        return _Region(padded(box, width, height, rules), "", tally.cost_usd, cached)
+            return _Region(None, note, cached)
+        return _Region(padded(box, width, height, rules), "", cached)
 
     def _enter_grounding(self, outcome: Outcome, started: float, tally: Tally, *, cached: bool) -> None:
         assert self._endpoints.grounder is not None
@@ -206,13 +206,12 @@ class Gateway:
         self._enter("ground", result, tally)
 
 
-def _result(found: Found, region: _Region, shared: bool, tally: Tally, image_number: int = 0) -> ToolResult:
+def _result(found: Found, region: _Region, shared: bool, image_number: int = 0) -> ToolResult:
     return ToolResult(
         outcome=Outcome.OK if found.evidence else Outcome.EMPTY,
         evidence=tuple(replace(item, crop_box=region.box, image_number=image_number) for item in found.evidence),
         message=region.note or ("" if found.evidence else "nothing was found"),
         provider=found.provider,
-        cost_usd=tally.cost_usd + region.cost_usd,
         cached=shared and region.cached,
         crop_box=region.box,
     )

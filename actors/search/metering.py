@@ -3,11 +3,14 @@
 An adapter whose every answer costs the same says nothing; the price table of the configuration holds. One that is
 billed by tokens or by credits calls `spent` once it has its answer, and the gateway, which opened the meter around the
 attempt, puts the figures into lease and ledger.
+
+Who has to pay for it may be named from outside, by `billed_to`: a bill comes at the moment of the payment, so that one
+who has left by then pays as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ class Meter:
 
 
 _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+_payer: ContextVar[Callable[[float], None] | None] = ContextVar("payer", default=None)
 
 
 def spent(*, tokens: int = 0, usd: float = 0.0) -> None:
@@ -41,3 +45,21 @@ def metered() -> Iterator[Meter]:
         yield meter
     finally:
         _meter.reset(token)
+
+
+def bill(usd: float) -> None:
+    """Tell who pays for what runs here, where somebody is named, of `usd` more."""
+    payer = _payer.get()
+    if payer is not None and usd > 0:
+        payer(usd)
+
+
+@contextmanager
+def billed_to(payer: Callable[[float], None]) -> Iterator[None]:
+    """`payer` is told the USD of every request that is sent from inside, and from tasks that are started there, also
+    when they are answered later; it must not raise."""
+    token = _payer.set(payer)
+    try:
+        yield
+    finally:
+        _payer.reset(token)

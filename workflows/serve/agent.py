@@ -41,7 +41,6 @@ from workflows.serve.memory_images import MemoryImages
 from workflows.serve.orders import Order, Standing
 from workflows.serve.reports import TEXTS, Report, Reporter
 from workflows.serve.thumbnails import ShowingToolbox
-from workflows.serve.till import Till
 from workflows.serve.toolbox import ServeToolbox
 
 _log = logging.getLogger(__name__)
@@ -60,10 +59,10 @@ class AgentPlan:
 
 
 class Agent:
-    """Becomes a deployment in app.py. `search`: the handle of the search deployment; `till`: who pays for it."""
+    """Becomes a deployment in app.py. `search`: the handle of the search deployment."""
 
-    def __init__(self, plan: AgentPlan, search: Any, till: Till) -> None:
-        self._plan, self._search, self._till = plan, search, till
+    def __init__(self, plan: AgentPlan, search: Any) -> None:
+        self._plan, self._search = plan, search
         self._preset = PRESETS[plan.preset]
         self._images = MemoryImages(plan.images_mib << 20)
         self._engine: Engine | None = None
@@ -148,9 +147,7 @@ class Agent:
         bounds = replace(order.bounds, seconds=max(0.0, order.until - time.time()))
         refs = [self._images.keep(ref, data) for ref, data in order.pictures]
         with self._images.holding(refs) as held:
-            toolbox: Toolbox = ServeToolbox(
-                self._search, self._images, held, lambda usd: self._till.charge(order.caller, usd)
-            )
+            toolbox: Toolbox = ServeToolbox(self._search, order.caller, self._images, held)
             thumbnails = None
             if order.thumbnails:
                 toolbox = showing = ShowingToolbox(toolbox, self._images.get)

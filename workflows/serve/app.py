@@ -24,7 +24,7 @@ from workflows.serve.agent import Agent, AgentPlan
 from workflows.serve.api import build as routes
 from workflows.serve.ingress import Ingress
 from workflows.serve.search import Search
-from workflows.serve.till import Till
+from workflows.serve.till import Till, journal_folder
 from workflows.settings import Settings, load
 
 INGRESS, AGENT, SEARCH = "Ingress", "Agent", "Search"
@@ -46,14 +46,13 @@ def build(args: dict[str, Any]) -> Application:
 
 def application(settings: Settings) -> Application:
     """The three deployments, bound to each other."""
-    till = Till(settings.serve.keys, (settings.run.folder / "serve" / "spent").address)
-    search = _search(settings).bind(settings.search)
+    till = Till(settings.serve.keys, journal_folder(settings.run.folder))
+    search = _search(settings).bind(settings.search, till)
     agent = _agent(settings).bind(
         AgentPlan(
             settings.engine, settings.agent.protocol.name, settings.agent.limits, settings.serve.events_per_second
         ),
         search,
-        till,
     )
     return _ingress(settings).bind(settings, agent, till)
 

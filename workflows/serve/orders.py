@@ -33,6 +33,7 @@ class Errand:
     """A search, with the bytes of the picture that is searched."""
 
     request: ToolRequest
+    caller: str  # whose key pays for it
     seconds: float
     picture: Picture | None = None
 

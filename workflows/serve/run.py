@@ -26,6 +26,7 @@ from cluster.runtime import authenticate, connect, environment, joins, port_is_f
 from workflows.ask import model_address
 from workflows.progress import stopped_by_signals
 from workflows.serve.deploy import LEAN, Controller, beside, document, draining, runs, swapped, weights_of
+from workflows.serve.till import end_register, journal_folder
 
 RECORD = "serve/service.json"  # in the run's folder: where `update` finds the service
 LOOK_S = 0.2  # between two looks at a service
@@ -68,6 +69,7 @@ def run(settings: Any, checkpoint: str | None = None) -> None:
         finally:
             settings.run.folder.delete(RECORD)
             controller.end(chosen.longest_s + END_S)
+            end_register(journal_folder(settings.run.folder))
 
 
 def _keep(settings: Any, controller: Controller, dashboard: str, address: str, console: Console) -> None:

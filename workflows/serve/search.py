@@ -1,6 +1,8 @@
 """The search of the service: a gateway per replica, beside training's on the same quotas.
 
-Always true: pictures come with a call and go with its result; a replica keeps none of them longer than the call.
+Always true: pictures come with a call and go with its result; a replica keeps none of them longer than the call. What
+a provider is paid is charged to the key of the call that asked it, at that moment, whether its client still waits or
+not.
 """
 
 from __future__ import annotations
@@ -10,24 +12,26 @@ from dataclasses import replace
 
 from actors.agent.trajectory import ToolResult
 from actors.search.build import build_gateway
+from actors.search.metering import billed_to
 from actors.search.settings import SearchSettings
 from workflows.serve.memory_images import MemoryImages
 from workflows.serve.orders import Errand, Found, Picture
 from workflows.serve.scaling import as_stats
+from workflows.serve.till import Till
 
 
 class Search:
     """A gateway. Becomes a deployment in app.py."""
 
-    async def __init__(self, settings: SearchSettings) -> None:
+    async def __init__(self, settings: SearchSettings, till: Till) -> None:
         """Serve awaits it on the loop that calls run on, which the gateway's connections belong to."""
-        self._images = MemoryImages()
+        self._till, self._images = till, MemoryImages()
         self._gateway = build_gateway(settings, self._images)
         await self._gateway.open()
 
     async def call(self, errand: Errand) -> Found:
         """One search. Raises only what is a bug."""
-        with self._images.holding(()) as held:
+        with self._images.holding(()) as held, billed_to(lambda usd: self._till.charge(errand.caller, usd)):
             if errand.picture is not None:
                 self._images.keep(*errand.picture)
                 self._images.hold(held, errand.picture[0])
@@ -53,3 +57,4 @@ class Search:
 
     async def __del__(self) -> None:
         await self._gateway.close()
+        await self._till.settled()

@@ -17,6 +17,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cluster.collector import collect_rarely
@@ -112,6 +113,11 @@ class Register:
             _log.error("what keys have spent could not be written down and is forgotten with this till: %s", error)
 
 
+def journal_folder(run: Folder) -> str:
+    """Where the till of a run's service writes."""
+    return (run / "serve" / "spent").address
+
+
 class Till:
     """The door of every ingress replica. Can be pickled; finds or starts its register where it is first asked.
 
@@ -137,8 +143,8 @@ class Till:
             raise refusal
         return allowance.name
 
-    async def charge(self, name: str, usd: float) -> None:
-        """What a search of theirs has cost. Told, and not waited for: it also counts when the request is broken off."""
+    def charge(self, name: str, usd: float) -> None:
+        """What a search of theirs has cost, told in the background: it also counts when the request is broken off."""
         if name == ANYBODY or usd <= 0:
             return
         task = asyncio.create_task(self._charge(name, usd))
@@ -187,6 +193,14 @@ class _RegisterActor(Register):
 def register_name(folder: str) -> str:
     """The actor's name: one per folder, so that services with different journals do not share budgets."""
     return PREFIX + hashlib.sha256(Folder(folder).address.encode()).hexdigest()[:12]
+
+
+def end_register(folder: str) -> None:
+    """End the register of a service that is gone, where it has one; what was spent stays in the journal."""
+    import ray
+
+    with suppress(ValueError):  # there is none: nobody has come with a key
+        ray.kill(ray.get_actor(register_name(folder), namespace=NAMESPACE))
 
 
 def _register_of(folder: str) -> Any:

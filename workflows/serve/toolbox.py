@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,21 +20,17 @@ UNAVAILABLE = "searching is not available at the moment"
 
 
 class ServeToolbox:
-    """`search`: the handle of the search deployment. `held`: pictures of the request, which results are added to.
+    """`search`: the handle of the search deployment. `caller`: whose key pays. `held`: pictures of the request, which
+    results are added to."""
 
-    `spent` is told the USD of each search at once, so that a client that leaves then has paid for it.
-    """
-
-    def __init__(
-        self, search: Any, images: MemoryImages, held: Counter[str], spent: Callable[[float], Awaitable[None]]
-    ) -> None:
-        self._search, self._images, self._held, self._spent = search, images, held, spent
+    def __init__(self, search: Any, caller: str, images: MemoryImages, held: Counter[str]) -> None:
+        self._search, self._caller, self._images, self._held = search, caller, images, held
 
     async def call(self, request: ToolRequest, *, deadline: float) -> ToolResult:
         """As `Toolbox.call`; `deadline` is a time of this process's time.monotonic."""
         began = time.monotonic()
         picture = None if request.image is None else (request.image, self._images.get(request.image))
-        errand = Errand(request, max(0.0, deadline - began), picture)
+        errand = Errand(request, self._caller, max(0.0, deadline - began), picture)
         answer = self._search.call.remote(errand)
         try:
             async with asyncio.timeout(errand.seconds):
@@ -48,8 +43,6 @@ class ServeToolbox:
             raise
         except Exception as error:  # of Ray, Serve and the network there are many; none is the request's fault
             return _failed(f"{UNAVAILABLE} ({type(error).__name__})", began)
-        if found.result.cost_usd:
-            await self._spent(found.result.cost_usd)
         for ref, data in found.pictures:
             self._images.keep(ref, data)
             self._images.hold(self._held, ref)

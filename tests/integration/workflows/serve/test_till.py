@@ -13,7 +13,7 @@ from cluster.runtime import NAMESPACE
 from workflows.serve.errors import ApiError
 from workflows.serve.keys import digest
 from workflows.serve.settings import KeySettings
-from workflows.serve.till import Till, register_name
+from workflows.serve.till import Till, end_register, register_name
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -25,7 +25,7 @@ AUTHORIZATION = f"Bearer {KEY}"
 def folder(tmp_path):
     """A journal of the test's own; its till is ended."""
     yield str(tmp_path)
-    ray.kill(ray.get_actor(register_name(str(tmp_path)), namespace=NAMESPACE))
+    end_register(str(tmp_path))
 
 
 def door(folder, per_minute=60.0, usd_per_day=None):
@@ -62,7 +62,7 @@ class AnotherDoor:
             return error.code
 
     async def charge(self, usd):
-        await self._till.charge("ada", usd)
+        self._till.charge("ada", usd)
         await self._till.settled()
 
 
@@ -85,14 +85,14 @@ async def test_what_one_door_charges_is_spent_at_the_other(folder):
 async def test_a_till_that_is_killed_remembers_what_was_spent_and_gives_no_second_burst(folder):
     here = door(folder, per_minute=1, usd_per_day=1.0)
     await here.admit(AUTHORIZATION)
-    await here.charge("ada", 0.6)
+    here.charge("ada", 0.6)
     await here.settled()
     os.kill(await pid_of(folder), signal.SIGKILL)
     async with asyncio.timeout(60):
         while (error := await refusal(here)).status == 503:  # it is starting
             await asyncio.sleep(0.1)
     assert error.code == "rate_limit_exceeded"
-    await here.charge("ada", 0.6)
+    here.charge("ada", 0.6)
     await here.settled()
     assert (await refusal(here)).code == "insufficient_quota"
 
@@ -101,4 +101,15 @@ async def test_a_door_that_leaves_takes_no_till_along(folder):
     first: Any = AnotherDoor.remote(door(folder, usd_per_day=1.0))
     await first.charge.remote(1.0)
     ray.kill(first)
+    assert (await refusal(door(folder, usd_per_day=1.0))).code == "insufficient_quota"
+
+
+async def test_a_till_that_is_ended_is_gone_and_its_journal_is_not(folder):
+    here = door(folder, usd_per_day=1.0)
+    here.charge("ada", 1.0)
+    await here.settled()
+    end_register(folder)
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor(register_name(folder), namespace=NAMESPACE)
+    end_register(folder)  # there is none: nothing to end
     assert (await refusal(door(folder, usd_per_day=1.0))).code == "insufficient_quota"

@@ -31,14 +31,14 @@ class Time:
 
 
 class Answers:
-    """A text provider that answers from a list: hits, or an error to raise; the last one for good."""
+    """A provider that answers from a list: hits, or an error to raise; the last one for good."""
 
     def __init__(self, *answers) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
 
     async def search(self, query):
-        self.asked.append(query.text)
+        self.asked.append(getattr(query, "text", ""))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

@@ -9,7 +9,7 @@ from actors.search.gateway import Gateway
 from actors.search.seams import ErrorKind, ImageHit, ProviderError, ScoredBox
 from actors.search.sources import Endpoints
 from cluster.drives import S3Failed
-from tests.unit.actors.search.gateways import FAR, SETTINGS, Counting, Time, image_gateway, look, text
+from tests.unit.actors.search.gateways import FAR, SETTINGS, Answers, Counting, Time, image_gateway, look, text
 from tests.unit.actors.search.search_world import SIZE, Colours, FolderImages, Sentences, Squares, scene
 
 
@@ -47,6 +47,14 @@ async def test_an_expression_searches_the_crop_that_the_grounder_finds(images, t
     assert len(provider.pictures[0]) < len(scene("red", "green", "blue"))
     assert result.cost_usd == pytest.approx(0.012)
     assert gateway.ledger.totals.by_tool == {"ground": 1, "image_search": 1}
+
+
+async def test_where_the_search_fails_finding_the_crop_has_cost_something_all_the_same(images, time):
+    picture = images.put(scene("red", "green", "blue"))
+    provider = Answers(ProviderError(ErrorKind.SCHEMA, "unreadable"))
+    gateway = image_gateway(images, time, Squares(), provider)
+    result = await gateway.call(look(picture, "the green square"), deadline=FAR)
+    assert (result.outcome, result.cost_usd) == (Outcome.INFRA_ERROR, 0.002)
 
 
 async def test_an_expression_that_finds_nothing_searches_the_whole_image_and_says_so(images, time):

@@ -183,7 +183,7 @@ async def test_a_key_that_has_spent_its_budget_is_told_not_to_try_again(client):
     known = client(keys=[KeySettings("alice", digest(KEY), usd_per_day=0.4)])
     headers = {"authorization": f"Bearer {KEY}"}
     assert (await chat(known, headers=headers)).status_code == 200
-    await known.ingress.till.charge("alice", 0.5)
+    known.ingress.till.charge("alice", 0.5)
     await known.ingress.till.settled()
     assert error_of(await chat(known, headers=headers), 429)["code"] == "insufficient_quota"
 

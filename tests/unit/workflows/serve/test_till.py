@@ -139,14 +139,14 @@ async def test_without_keys_nobody_is_asked_and_nothing_is_counted(tmp_path, mon
     monkeypatch.setattr(tills, "_register_of", None)
     open_door = door(tmp_path, [])
     assert await open_door.admit(None) == ANYBODY
-    await open_door.charge(ANYBODY, 1.0)
+    open_door.charge(ANYBODY, 1.0)
     assert not open_door._charging
 
 
 async def test_a_key_comes_in_by_its_name_and_pays(tmp_path):
     here = door(tmp_path)
     assert await here.admit(f"Bearer {KEY}") == "ada"
-    await here.charge("ada", 1.0)
+    here.charge("ada", 1.0)
     await here.settled()
     assert await status_of(here.admit(f"Bearer {KEY}")) == 429
 
@@ -161,7 +161,7 @@ async def test_two_doors_share_one_till(tmp_path, monkeypatch):
     shared = Register(str(tmp_path))
     monkeypatch.setattr(tills, "_register_of", lambda folder: shared)
     one, two = door(tmp_path), pickle.loads(pickle.dumps(door(tmp_path)))
-    await one.charge("ada", 2.0)
+    one.charge("ada", 2.0)
     await one.settled()
     assert await status_of(two.admit(f"Bearer {KEY}")) == 429
 
@@ -195,7 +195,7 @@ async def test_a_charge_that_fails_breaks_no_request_and_names_no_key(tmp_path, 
     monkeypatch.setattr(tills, "_register_of", broken)
     here = door(tmp_path)
     with caplog.at_level(logging.DEBUG):
-        await here.charge("ada", 0.5)
+        here.charge("ada", 0.5)
         await here.settled()
     assert "0.5 USD of key ada could not be charged" in caplog.text
     assert KEY not in caplog.text
