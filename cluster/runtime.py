@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -170,12 +171,14 @@ def joins(settings: RuntimeSettings) -> bool:
 
 
 def authenticate() -> None:
-    """Show this user's token, if there is one, to clusters and dashboards that are asked from here.
+    """Show this user's token, if there is one, to clusters and dashboards that are asked from here."""
+    if "RAY_AUTH_MODE" in os.environ or not token():
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if "ray" in sys.modules:  # it has read its environment at its import, and would now disagree with its own children
+        from ray._raylet import Config
 
-    Ray reads this at its import: call it before.
-    """
-    if token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        Config.initialize("")
 
 
 def token() -> str:
@@ -216,9 +219,7 @@ def _start(settings: RuntimeSettings, common: dict[str, Any]) -> None:
     import ray
 
     cpus = check_start(settings)
-    # Token authentication is Ray's default for a new cluster, and it warns that it is. (Setting RAY_AUTH_MODE
-    # here
-    # would be too late: Ray has read it at its import, and then starts without making a token.)
+    # Token authentication is Ray's default for a new cluster, and it warns that it is.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     dashboard = settings.dashboard_port is not None
     try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -130,3 +133,22 @@ def test_cgroups_of_both_versions_bound_the_memory(tmp_path, name, text, limit):
     (tmp_path / "memory").mkdir()
     (tmp_path / name).write_text(text + "\n")
     assert machine.memory_limit(tmp_path) == limit
+
+
+@pytest.mark.parametrize("first", ["", "import ray; "], ids=["before Ray is imported", "after it"])
+def test_a_token_is_shown_whenever_ray_was_imported(tmp_path, first):
+    """In a process of its own: Ray reads its environment at its import."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("a" * 64)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    look = "from ray._raylet import AuthenticationMode as Mode, get_authentication_mode; "
+    look += "print(get_authentication_mode() == Mode.TOKEN)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{first}from cluster.runtime import authenticate; authenticate(); {look}"],
+        env=environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "True", done.stderr
