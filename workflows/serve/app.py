@@ -61,6 +61,16 @@ def _deployment(made: type[Any]) -> Any:
     return serve.deployment(made)  # its overloads tell pyright of a function
 
 
+def _kept(end_s: float) -> dict[str, float]:
+    """How its replicas are watched, and how long each may take to end."""
+    return {
+        "graceful_shutdown_timeout_s": end_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": HEALTH_S,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
+    }
+
+
 def _ingress(settings: Settings) -> Any:
     chosen = settings.serve
     return _deployment(serve.ingress()(Door)).options(
@@ -69,10 +79,7 @@ def _ingress(settings: Settings) -> Any:
         max_ongoing_requests=chosen.most_requests + 64,  # so that it is the ingress that says 429
         ray_actor_options={"num_cpus": chosen.ingress_cpus},
         max_queued_requests=chosen.most_requests,
-        graceful_shutdown_timeout_s=chosen.longest_s,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=HEALTH_S,
-        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        **_kept(chosen.longest_s),
     )
 
 
@@ -93,10 +100,7 @@ def _agent(settings: Settings) -> Any:
         max_ongoing_requests=chosen.episodes,
         max_queued_requests=chosen.queue,
         ray_actor_options={"num_cpus": chosen.agent_cpus, "num_gpus": chosen.agent_gpus},
-        graceful_shutdown_timeout_s=chosen.longest_s,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=HEALTH_S,
-        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        **_kept(chosen.longest_s),
         **scale,
         **weights,
     )
@@ -131,10 +135,7 @@ def _search(settings: Settings) -> Any:
         name=SEARCH,
         max_ongoing_requests=1024,  # most of them wait; how many are sent at once is the quotas' business
         ray_actor_options={"num_cpus": chosen.search_cpus},
-        graceful_shutdown_timeout_s=chosen.drain_s,
-        graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=HEALTH_S,
-        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        **_kept(chosen.drain_s),
         **scale,
     )
 
