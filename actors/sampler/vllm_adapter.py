@@ -99,7 +99,19 @@ def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, An
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         **_transfer_arguments(settings),
+        **(_in_one_process() if on_cpu and settings.tensor_parallel_size == 1 else {}),
     }
+
+
+def _in_one_process() -> dict[str, Any]:
+    """The model in the engine's own process. On CPU vLLM would give it one beside, and the two wait for each other by
+    spinning, on cores that a small machine does not have; it wants that for binding threads, which is off here.
+
+    As a class: the name "uni" is what vLLM overrides.
+    """
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    return {"distributed_executor_backend": UniProcExecutor}
 
 
 def _transfer_arguments(settings: EngineSettings) -> dict[str, Any]:
