@@ -23,13 +23,16 @@ IMPORT_PATH = "workflows.serve.app:build"
 AGENT, INGRESS = "Agent", "Ingress"
 LOOK_S = 0.5  # between two looks at how it stands
 # Of Serve's processes, its proxies included: our code only awaits, so it needs no thread of its own beside Serve's, and
-# what deployments say to each other is small and taken once, so it needs no object store.
+# what deployments say to each other is small and taken once, so it needs no object store. Nor must the controller look
+# ten times a second whether all is as it should be, nor each process tell its metrics as often.
 LEAN = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(512 << 20),  # 4 MiB where not given: less than a photograph
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
 }
 
 
