@@ -38,7 +38,7 @@ class EngineSettings:
     decoded_mib: int = field(default=256, metadata={"ge": 0})
     # MiB of decoded pictures kept before processing; a photo of 12 megapixels takes 46
     omp_threads: int = field(default=1, metadata={"ge": 1})
-    # CPU threads of the engine's worker
+    # CPU threads of the engine
     nccl_updates: bool = False
     # be ready for weights from the learner's GPU: with learner.publish.transport=nccl, on GPUs alone
     update_timeout_s: float = field(default=120.0, metadata={"gt": 0})

@@ -194,6 +194,10 @@ def test_cancelled_episodes_end_as_failed_ones_and_leave_nothing_behind(sampler,
     assert (stats["episodes"], stats["running"], stats["waiting"]) == (0, 0, 0)
 
 
+def test_on_cpu_no_worker_spins_beside_the_engine(sampler):
+    assert [" ".join(process.cmdline()).strip() for process in sampler.engine_processes()] == ["VLLM::EngineCore"]
+
+
 def test_an_engine_that_hangs_is_not_healthy_until_it_goes_on(sampler, pictures):
     core = [process for process in sampler.engine_processes() if "EngineCore" in " ".join(process.cmdline())]
     assert core
