@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import Enum
 from http.client import HTTPException
@@ -25,7 +26,17 @@ from cluster.errors import RunBroken, UserError
 from cluster.runtime import authenticate, connect, environment, joins, port_is_free
 from workflows.ask import model_address
 from workflows.progress import stopped_by_signals
-from workflows.serve.deploy import LEAN, Controller, beside, document, draining, runs, swapped, weights_of
+from workflows.serve.deploy import (
+    LEAN,
+    Controller,
+    beside,
+    document,
+    draining,
+    haproxy_environment,
+    runs,
+    swapped,
+    weights_of,
+)
 from workflows.serve.till import end_register, journal_folder
 
 RECORD = "serve/service.json"  # in the run's folder: where `update` finds the service
@@ -56,8 +67,17 @@ def run(settings: Any, checkpoint: str | None = None) -> None:
     runtime = settings.cluster
     if starts and runtime.dashboard_port is None:
         runtime = replace(runtime, dashboard_port=free_port())
-    os.environ.update({name: os.environ.get(name, value) for name, value in LEAN.items()})  # proxies have Ray's own
-    with connect(runtime) as cluster:
+    if chosen.haproxy and not starts:
+        raise UserError(
+            "serve.haproxy is about the Ray that this command starts; where a cluster is joined, set"
+            " RAY_SERVE_ENABLE_HA_PROXY=1 in the environment of each `ray start`."
+        )
+    with ExitStack() as stack:
+        own = dict(LEAN)
+        if chosen.haproxy:
+            own |= haproxy_environment(stack.enter_context(tempfile.TemporaryDirectory(prefix="hap-")), free_port)
+        os.environ.update({name: os.environ.get(name, value) for name, value in own.items()})  # proxies have Ray's own
+        cluster = stack.enter_context(connect(runtime))
         cluster.require({"CPU": cpus(chosen)}, "the service")
         dashboard = dashboard_address()
         controller = Controller(dashboard)

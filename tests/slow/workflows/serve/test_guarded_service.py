@@ -1,4 +1,5 @@
-"""A service with other settings: it has a key, takes one request at a time and lets some wait, and cannot search.
+"""A service with other settings: it has a key, takes one request at a time and lets some wait, cannot search, and
+stands behind HAProxy.
 
 The last test ends it, as the others must be over by then.
 """
@@ -58,6 +59,7 @@ def guarded(served_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("guarded") / "log"
     words = (
         "run.name=guarded",
+        "serve.haproxy=true",
         f"serve.keys=[{{name: alice, sha256: {sha256}, requests_per_minute: 1000}}]",
         "serve.episodes=1",
         f"serve.queue={QUEUE}",

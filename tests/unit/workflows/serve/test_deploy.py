@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.serve._private import constants
 from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.errors import RunBroken, UserError
@@ -15,6 +16,7 @@ from workflows.serve.deploy import (
     beside,
     document,
     draining,
+    haproxy_environment,
     runs,
     starting,
     swapped,
@@ -211,3 +213,14 @@ def test_a_dashboard_that_is_gone_is_told_in_words():
             call()
     with pytest.raises(UserError, match="does not answer"):
         Controller(cluster.url)
+
+
+def test_two_services_behind_haproxy_share_neither_files_nor_ports():
+    ports = iter(range(9000, 9100))
+    one, other = (haproxy_environment(folder, lambda: next(ports)) for folder in ("/tmp/one", "/tmp/other"))
+    assert [name for name in one if one[name] == other[name]] == ["RAY_SERVE_ENABLE_HA_PROXY"]
+
+
+def test_every_variable_of_haproxys_is_one_that_ray_reads():
+    known = (Path(constants.__file__)).read_text()
+    assert [name for name in LEAN | haproxy_environment("/tmp/one", lambda: 1) if f'"{name}"' not in known] == []

@@ -321,3 +321,13 @@ def test_what_is_printed_for_a_key_is_taken_by_the_settings(monkeypatch, capsys)
     assert not left.value.code
     sha256 = capsys.readouterr().out.split("sha256: ")[1].strip()
     assert load(None, [f"serve.keys=[{{name: ada, sha256: {sha256}}}]"]).serve.keys[0].name == "ada"
+
+
+def test_haproxy_is_refused_where_a_cluster_is_joined(settings, models):
+    joined = replace(
+        settings,
+        cluster=replace(settings.cluster, address="127.0.0.1:6379"),
+        serve=replace(settings.serve, haproxy=True),
+    )
+    with pytest.raises(UserError, match=r"in the environment of each `ray start`"):
+        command.run(joined, str(models / "a"))

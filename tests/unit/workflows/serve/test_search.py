@@ -53,7 +53,7 @@ def no_ray(monkeypatch):
 class Replica(Search):
     """As Serve handles it: `__init__` and `__del__` are awaited, and the latter is not called again."""
 
-    def __del__(self) -> None: ...
+    def __del__(self) -> None: ...  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @asynccontextmanager
