@@ -129,6 +129,7 @@ def test_sft_lowers_the_loss_and_leaves_out_what_is_broken(made, console, tmp_pa
     assert load_policy(folder.sft_export.local_path).config.image_token_id > 0
 
 
+@pytest.mark.slow  # half a minute of Ray Train
 @pytest.mark.timeout(900)
 def test_a_rank_that_refuses_is_told_in_its_own_sentence_and_not_tried_again(made, console):
     wanted = made("sft.steps=6", "sft.max_failures=1", "pictures.max_pixels=6272")

@@ -315,6 +315,7 @@ async def test_ranks_have_places_all_together_or_none(ray_cluster, tiny_folder, 
     await until(lambda: not gangs("PENDING"))
 
 
+@pytest.mark.slow  # two gangs, one after the other
 @pytest.mark.parametrize("stage", [1])
 async def test_two_ranks_make_the_update_of_one(
     stage, ray_cluster, tiny_folder, images, groups, tmp_path, make_learner
