@@ -17,7 +17,7 @@ from workflows.grpo.seats import Seat, Seating
 from workflows.grpo.settings import GrpoSettings
 
 NOT_STARTED = "not started"  # why a place is fenced that has not joined yet
-_NOTHING = (0, 0, 0, 0)  # in the sums
+_NOTHING = (0, 0, 0)  # in the sums
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Place:
     failures_in_a_row: int = 0
     suspected: bool = False  # it failed an episode, and has not been probed since
     look: asyncio.Event = field(default_factory=asyncio.Event)  # it is to be looked after now
-    counted: tuple[int, int, int, int] = _NOTHING  # in the sums: live, running, in tools, KV cache full
+    counted_running: int = 0  # in the sums; beside it live, in tools, KV cache full
+    counted: tuple[int, int, int] = _NOTHING
 
     @property
     def name(self) -> str:
@@ -164,19 +165,19 @@ class Places:
         if place.seen.in_tools:
             self._recount(place)
             return
-        live, before, in_tools, kv_full = place.counted
         running = len(place.running)
-        self.running += running - before
-        place.counted = (live, running, in_tools, kv_full)
+        self.running += running - place.counted_running
+        place.counted_running = running
 
     def _recount(self, place: Place) -> None:
         """After a change: what it adds to the sums is no more what it added."""
         running, full = len(place.running), place.seen.kv_used >= self._limits.kv_used
-        now = _NOTHING if place.fenced else (1, running, min(running, place.seen.in_tools), int(full))
-        live, running, in_tools, kv_full = (n - before for n, before in zip(now, place.counted, strict=True))
-        place.counted = now
+        running = 0 if place.fenced else running
+        now = _NOTHING if place.fenced else (1, min(running, place.seen.in_tools), int(full))
+        live, in_tools, kv_full = (n - before for n, before in zip(now, place.counted, strict=True))
+        self.running += running - place.counted_running
+        place.counted_running, place.counted = running, now
         self.live += live
-        self.running += running
         self.in_tools += in_tools
         self._kv_full += kv_full
 

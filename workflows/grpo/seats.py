@@ -8,17 +8,14 @@ Always true:
 - a seat's `load` counts the episodes that run there or were promised a place, and never exceeds its limit when a place
   is given (a limit that falls lets what runs end);
 - every place is given back exactly once: by whoever took it, or by `end_group` for what a group did not use;
-- taking and giving back cost the logarithm of the number of samplers.
+- what taking and giving back cost does not depend on how many samplers there are.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Set
 from dataclasses import dataclass, field
-
-HEAP_SLACK = 4  # entries per seat, most of them outdated, after which the heap is made anew
 
 
 @dataclass(eq=False)
@@ -27,9 +24,9 @@ class Seat:
 
     name: str
     limit: int  # episodes at a time
-    number: int = 0  # in order of joining
     load: int = 0
     open: bool = False  # whether it may be given episodes
+    listed: int = 0  # the room under which `Seating` has it; 0 where it has none
 
     @property
     def room(self) -> int:
@@ -47,24 +44,25 @@ class _Home:
 
 @dataclass
 class Seating:
-    """Gives out the places of all seats, where there is most room first."""
+    """Gives out the places of all seats, where there is most room first, and of those where that is so for longest."""
 
     group_size: int  # siblings of a group
     _seats: dict[str, Seat] = field(default_factory=dict)
-    _by_room: list[tuple[int, int, str]] = field(default_factory=list)  # a heap of (-room, number, name), some outdated
+    # those with room; ordered dicts, since the front of a dict from which the first was often deleted is found slowly
+    _by_room: defaultdict[int, OrderedDict[Seat, None]] = field(default_factory=lambda: defaultdict(OrderedDict))
+    _most: int = 0  # room that any seat has, or more
     _homes: dict[Hashable, _Home | None] = field(default_factory=dict)
-    _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def add(self, seat: Seat) -> None:
         """It is given nothing before it is opened. Raise ValueError for a name that is taken."""
         if seat.name in self._seats:
             raise ValueError(f"two samplers have the same name, {seat.name}")
-        seat.number = next(self._numbers)
         self._seats[seat.name] = seat
 
     def remove(self, seat: Seat) -> None:
         """It is gone; places on it may still be given back."""
         seat.open = False
+        self._changed(seat)
         del self._seats[seat.name]
 
     def set_open(self, seat: Seat, is_open: bool) -> None:
@@ -119,20 +117,13 @@ class Seating:
         return seat
 
     def _roomiest(self, avoid: Set[str]) -> Seat | None:
-        passed_over: list[tuple[int, int, str]] = []
-        found = None
-        while self._by_room and found is None:
-            room, _, name = entry = self._by_room[0]
-            seat = self._seats.get(name)
-            if seat is None or -room != seat.room:
-                heapq.heappop(self._by_room)  # it has changed since, and is here again if it has room
-            elif name in avoid:
-                passed_over.append(heapq.heappop(self._by_room))
-            else:
-                found = seat
-        for entry in passed_over:
-            heapq.heappush(self._by_room, entry)
-        return found
+        while self._most and not self._by_room[self._most]:
+            self._most -= 1
+        for room in range(self._most, 0, -1):
+            for seat in self._by_room[room]:
+                if seat.name not in avoid:
+                    return seat
+        return None
 
     def _load(self, seat: Seat, more: int) -> None:
         seat.load += more
@@ -140,9 +131,12 @@ class Seating:
 
     def _changed(self, seat: Seat) -> None:
         room = seat.room
-        if not room:
+        if room == seat.listed:
             return
-        heapq.heappush(self._by_room, (-room, seat.number, seat.name))
-        if len(self._by_room) > HEAP_SLACK * (len(self._seats) + 1):
-            self._by_room = [(-s.room, s.number, s.name) for s in self._seats.values() if s.room]
-            heapq.heapify(self._by_room)
+        if seat.listed:
+            del self._by_room[seat.listed][seat]
+        if room:
+            self._by_room[room][seat] = None
+            if room > self._most:
+                self._most = room
+        seat.listed = room

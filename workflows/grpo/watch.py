@@ -96,7 +96,7 @@ class Watch:
     def _why_idle(self, place: Place) -> str:
         if place.fenced:
             return "publish" if place.waits or place.fenced == NOT_STARTED else FENCED
-        _, running, in_tools, _ = place.counted
+        running, (_, in_tools, _) = place.counted_running, place.counted
         return sampler_waits_for(running, in_tools, self._quota, self._share(), self._fleet.updating)
 
     def _share(self) -> float:
