@@ -70,6 +70,9 @@ export class Composer {
     fit();
   }
 
+  /** Pictures are read when this has ended, as it brings their bounds. */
+  after(bounds) { this._reading = this._reading.then(() => bounds); }
+
   /** Files, one after the other. */
   add(chosen) {
     this._reading = this._reading.then(async () => {

@@ -221,4 +221,4 @@ async function begin() {
   locked();
 }
 
-begin();
+composer.after(begin());

@@ -1,6 +1,7 @@
 // The service's API: what it is, and one streamed answer. A stream ends in order only with a finish_reason.
 
 const MOST_HELD = 8 << 20; // characters of one event; a step with its thumbnails has a fraction of it
+const ABOUT_MS = 20000; // for the service to say what it is
 
 /** What went wrong, in a sentence. `retryAfter`: seconds, where the service says when to come again. */
 export class Trouble extends Error {
@@ -21,7 +22,8 @@ const UNREACHABLE = "The service cannot be reached. Is it running, and is this m
 
 /** The document of `GET /about`. Throws `Trouble`. */
 export async function about() {
-  const answer = await sent("about", { headers: { Accept: "application/json" } });
+  const signal = AbortSignal.timeout(ABOUT_MS);
+  const answer = await sent("about", { headers: { Accept: "application/json" }, signal });
   if (!answer.ok) throw await refusal(answer);
   return answer.json();
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.slow.browser import PATIENCE_MS, keep_screenshot, needs_browser, open_page
 from tests.slow.workflows.serve.at_the_page import (
@@ -49,6 +50,23 @@ async def test_a_large_photo_is_made_smaller_and_loses_where_it_was_taken(site: 
         with Image.open(io.BytesIO(sent[0])) as picture:
             assert (picture.size, picture.format, dict(picture.getexif())) == ((1024, 2048), "JPEG", {})
         assert sent[1:] == [small]
+
+
+async def test_a_picture_waits_for_the_bounds_that_the_service_tells(site: str):
+    told = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await told.wait()
+        await route.fulfill(json={**(await (await route.fetch()).json()), "limits": {"pictures": 1}})
+
+    async with open_page() as (page, _):
+        await page.route("**/about", late)
+        await page.goto(site)
+        await page.set_input_files("#files", [file(name, "image/png", png(20, 10, RED)) for name in ("a.png", "b.png")])
+        assert await page.locator("#picked li").count() == 0
+        told.set()
+        await expect(page.locator("#complaint")).to_have_text("A question takes 1 picture here at most.")
+        await expect(page.locator("#picked li")).to_have_count(1)
 
 
 def _pictures(asked: dict[str, Any]) -> list[dict[str, Any]]:
