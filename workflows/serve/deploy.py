@@ -22,6 +22,7 @@ NONE_OF_OURS = "The cluster runs no service of ours: start one with `mmsearch se
 IMPORT_PATH = "workflows.serve.app:build"
 AGENT, INGRESS = "Agent", "Ingress"
 LOOK_S = 0.5  # between two looks at how it stands
+ANSWER_S = 60.0  # for Ray's dashboard to answer
 # Of Serve's processes, its proxies included: our code only awaits, so it needs no thread of its own beside Serve's, and
 # what deployments say to each other is small and taken once, so it needs no object store. Nor must the controller look
 # ten times a second whether all is as it should be, nor each process tell its metrics as often.
@@ -173,12 +174,11 @@ def _others(details: dict[str, Any]) -> list[dict[str, Any]]:
 class Controller:
     """Ray's dashboard at `address` (http://host:port), as far as Serve is concerned."""
 
-    def __init__(self, address: str) -> None:
-        """Raises `UserError` when nothing answers there."""
-        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
+    def __init__(self, address: str, answer_s: float = ANSWER_S) -> None:
+        """`answer_s`: for each of its answers. Raises `UserError` when nothing answers there."""
+        self._answer_s = answer_s
         try:
-            self._client = ServeSubmissionClient(address)
+            self._client = _client(address, lambda: self._answer_s)
         except Exception as error:  # of requests, urllib3 and Ray there are many
             raise UserError(
                 f"Ray's dashboard does not answer at {address} ({_first_line(error)}): is the service running?"
@@ -232,6 +232,7 @@ class Controller:
         Raises `RunBroken`.
         """
         rest = without(self.details())
+        self._answer_s = max(self._answer_s, timeout_s)  # Serve answers when all of it has ended, if it ever does
         try:
             if rest is None:
                 self._client.delete_applications()
@@ -244,6 +245,17 @@ class Controller:
             if now() >= deadline:
                 raise RunBroken(f"The service did not end within {timeout_s:g} s; Ray's dashboard says what it does.")
             time.sleep(LOOK_S)
+
+
+def _client(address: str, answer_s: Callable[[], float]) -> Any:
+    """Ray's own client, which by itself waits for ever."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    class Client(ServeSubmissionClient):
+        def _do_request(self, *words: Any, **more: Any) -> Any:
+            return super()._do_request(*words, **{"timeout": answer_s(), **more})
+
+    return Client(address)
 
 
 def starting(deployments: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from workflows.serve.deploy import AGENT, APPLICATION, weights_of
@@ -44,6 +44,8 @@ class Cluster:
     agents: list[Replica] = field(default_factory=lambda: [Replica()])
     answers: bool = True  # /readyz; 404 otherwise
     draining: bool = False
+    ends: bool = True  # when it is told to; else not before `stuck` is set
+    stuck: Event = field(default_factory=Event)
     requests: int = 0
     told: list[dict[str, Any]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -90,6 +92,8 @@ class Cluster:
             return {}
         self.asked.append(f"{method} {path}")
         if method == "DELETE":
+            if not self.ends:
+                self.stuck.wait(10.0)
             self.applications, self.http_options = {}, None
             return {}
         if path == "/readyz":

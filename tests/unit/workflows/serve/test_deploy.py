@@ -1,6 +1,7 @@
 """The documents that Ray Serve is told, and those that are shipped."""
 
 import copy
+import socket
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,17 @@ def test_two_services_behind_haproxy_share_neither_files_nor_ports():
 def test_every_variable_of_haproxys_is_one_that_ray_reads():
     known = (Path(constants.__file__)).read_text()
     assert [name for name in LEAN | haproxy_environment("/tmp/one", lambda: 1) if f'"{name}"' not in known] == []
+
+
+def test_a_dashboard_that_never_answers_is_told_and_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match="does not answer"):
+        Controller(f"http://127.0.0.1:{mute.getsockname()[1]}", answer_s=0.2)
+
+
+def test_a_serve_that_never_ends_is_told_and_not_waited_for():
+    with loopback(Cluster()) as running:
+        running.deploy(MADE)
+        running.ends = False
+        with pytest.raises(RunBroken, match="could not be stopped"):
+            Controller(running.url, answer_s=0.2).end(0.2)
+        running.stuck.set()
