@@ -99,7 +99,7 @@ class ServeSettings:
     # between which the search replicas follow useful load: waiting for a quota is none
     search_cpus: float = field(default=0.2, metadata={"ge": 0})
     haproxy: bool = False
-    # HAProxy, which ray[serve] brings along, in place of Ray's own proxy: a fifth more answers a second, but its counts
+    # HAProxy, which ray[serve] brings along, in place of Ray's own proxy: more answers a second, but its counts
     # of requests can then be read at two more ports, from every address
     events_per_second: float = field(default=20.0, metadata={"gt": 0, "le": 100})
     # of a stream, at most: what comes faster is put together
