@@ -167,7 +167,8 @@ class Engine:
     ) -> Generation:
         """Sample one turn. At `deadline` the turn is cut (`stop="aborted"`); a cancelled caller aborts it.
 
-        A history that leaves no room in `max_model_len` gives an empty turn with `stop="length"`.
+        A history that leaves no room in `max_model_len` gives an empty turn with `stop="length"`. Where turns wait for
+        room in the engine, those with the longest history come first: what has begun ends, before more begins.
         `told` gets int32[n], the ids sampled so far, whenever there are more of them; what it raises ends the turn.
         Raise `GenerationFailed` when the engine or the images' storage failed, `ImageRefused` for more images than it
         takes or one that does not decode, `ExpansionError` when images and placeholders differ.
@@ -182,7 +183,7 @@ class Engine:
         try:
             async with self._aborted_at(deadline, turn):
                 parameters = self._parameters(sampling, room, grows=told is not None)
-                generation = await self._sample(prompt, parameters, turn, expanded, told)
+                generation = await self._sample(prompt, parameters, turn, -len(segments), expanded, told)
         except TimeoutError as error:
             raise GenerationFailed(f"the engine did not end {turn} after its deadline") from error
         self._turns += 1
@@ -278,6 +279,7 @@ class Engine:
         prompt: dict[str, Any],
         parameters: Any,
         turn: str,
+        priority: int,
         expanded: IntArray,
         told: Callable[[IntArray], None] | None,
     ) -> Generation:
@@ -286,7 +288,8 @@ class Engine:
         ledger = vllm_adapter.SpanLedger()
         output, known = None, 0
         try:
-            async with aclosing(self._llm.generate(prompt, parameters, turn)) as outputs:  # `told` may raise
+            asked = self._llm.generate(prompt, parameters, turn, priority=priority)
+            async with aclosing(asked) as outputs:  # `told` may raise
                 async for output in outputs:
                     sampled = output.outputs[0].token_ids
                     ledger.reached(len(sampled), self._version)

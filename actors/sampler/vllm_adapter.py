@@ -85,6 +85,7 @@ def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, An
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "scheduling_policy": "priority",  # `Engine` says which turns come first; among equals the oldest
         "tensor_parallel_size": settings.tensor_parallel_size,
         "kv_cache_memory_bytes": settings.kv_cache_bytes or (_CPU_KV_CACHE_BYTES if on_cpu else None),
         "gpu_memory_utilization": settings.gpu_memory_utilization,

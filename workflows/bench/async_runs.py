@@ -80,7 +80,7 @@ def run_of(
         export="last",
     )
     search = slowed(base.search, trace, seed, name.replace("/", "-"))
-    search = replace(search, max_concurrency=max(search.max_concurrency, g.samplers * g.episodes_per_sampler))
+    search = replace(search, max_concurrency=max(search.max_concurrency, grpo.samplers * grpo.most_per_sampler))
     changed = {"grpo": dataclasses.asdict(grpo), "search": dataclasses.asdict(search)}
     plan = replace(
         base,

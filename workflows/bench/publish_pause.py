@@ -2,6 +2,9 @@
 
     requests - 1 turns, each begun again when it ends, and one request whose every token is timed
 
+All of them are in flight all the time, but where turns are short some are on their way into the engine: how many it
+runs when weights come is told.
+
 The usual time between two tokens of that one is the engine's step; the longest one across a publish, less a step, is
 the pause that the publish added. Turns go through `sampler.engine.Engine`, as episodes do; each must end as turns end,
 else it is lost.
@@ -77,9 +80,9 @@ async def measure(
         work = [asyncio.create_task(_turns(engine, prompt, length, turns, ending)) for _ in range(requests - 1)]
         work.append(asyncio.create_task(_timed(engine, settings.max_model_len, clock, ending)))
         try:
-            await _until(lambda: len(clock.at) > STEPS_TIMED and engine.stats().running >= requests - 1, work)
+            await _until(lambda: len(clock.at) > STEPS_TIMED and _all_begun(engine, turns, requests), work)
             step = Spread.of(clock.gaps()[-STEPS_TIMED:])
-            added, whole = await _publish(engine, transport, weights, publishes, clock)
+            added, whole, running = await _publish(engine, transport, weights, publishes, clock)
             ending.set()
             async with asyncio.timeout(DEADLINE_S):
                 await asyncio.gather(*work)
@@ -88,7 +91,12 @@ async def measure(
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
             transport.close()
-    return document_of(requests, step, added, whole, turns)
+    return document_of(requests, step, added, whole, running, turns)
+
+
+def _all_begun(engine: Engine, turns: Turns, requests: int) -> bool:
+    """Turns that end are begun again at once, so when the first ones end all have begun."""
+    return turns.ended > 0 or engine.stats().running >= requests - 1
 
 
 async def _turns(engine: Engine, prompt: Sequence[Segment], length: int, turns: Turns, ending: asyncio.Event) -> None:
@@ -127,22 +135,23 @@ async def _timed(engine: Engine, max_model_len: int, clock: Clock, ending: async
 
 async def _publish(
     engine: Engine, transport: FolderTransport, weights: Mapping[str, Any], publishes: int, clock: Clock
-) -> tuple[list[float], list[float]]:
-    """Seconds that each publish added between two tokens, and from pause to resume as the engine says."""
+) -> tuple[list[float], list[float], list[int]]:
+    """Seconds that each publish added between two tokens, from pause to resume as the engine says, and what it ran."""
     usual = median(clock.gaps()[-STEPS_TIMED:])
-    added, whole = [], []
+    added, whole, running = [], [], []
     with closing(Receiver()) as receiver:
         for version in range(1, publishes + 1):
             ticket = await asyncio.to_thread(transport.send, version, weights.items())
             await asyncio.sleep(BETWEEN_S)
             with receiver.opened(ticket) as folder:
+                running.append(engine.stats().running)
                 began = time.perf_counter()
                 await engine.update(str(folder), version)
                 ended = time.perf_counter()
             await asyncio.sleep(BETWEEN_S)
             added.append(max(clock.gaps(began, ended), default=0.0) - usual)
             whole.append(engine.stats().last_update_s)
-    return added, whole
+    return added, whole, running
 
 
 async def _until(true: Any, work: Sequence[asyncio.Task[None]]) -> None:
@@ -154,11 +163,17 @@ async def _until(true: Any, work: Sequence[asyncio.Task[None]]) -> None:
 
 
 def document_of(
-    requests: int, step: Spread, added: Sequence[float], whole: Sequence[float], turns: Turns
+    requests: int,
+    step: Spread,
+    added: Sequence[float],
+    whole: Sequence[float],
+    running: Sequence[int],
+    turns: Turns,
 ) -> dict[str, Any]:
     """As JSON takes it; times in milliseconds."""
     return {
         "requests": requests,
+        "running": median(running),
         "publishes": len(added),
         "step_ms": _in_ms(step),
         "pause_ms": _in_ms(Spread.of(added)),
@@ -182,6 +197,7 @@ def table(pause: Mapping[str, Any]) -> Table:
     def spread(of: Mapping[str, float]) -> str:
         return f"{of['median']:.1f} ({of['low']:.1f} - {of['high']:.1f})"
 
+    made.add_row("of them in the engine when weights come, median", f"{pause['running']:.0f}")
     made.add_row("engine step, undisturbed", spread(pause["step_ms"]))
     made.add_row("pause: what a publish adds between two tokens", spread(pause["pause_ms"]))
     made.add_row("from pause to resume, as the engine says", spread(pause["update_ms"]))

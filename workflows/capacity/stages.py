@@ -168,12 +168,12 @@ def _grpo(settings: Any, files: ModelFiles, hardware: Hardware, assumed: Assumpt
         expected=episodes * mean,
         most=episodes * longest,
         passes=_passes(episodes * mean, training),
-        in_flight=min(grpo.samplers * grpo.episodes_per_sampler, grpo.slots * grpo.group_size),
+        in_flight=min(grpo.samplers * grpo.most_per_sampler, grpo.slots * grpo.group_size),
         tool_calls=episodes * settings.agent.protocol.max_tool_calls,
         publish_bytes=width_of(learner.backend) * shape.parts.total,
         transport=learner.publish.transport,
     )
-    warnings = _kv_warnings(kv, grpo.episodes_per_sampler, engine.max_num_seqs)
+    warnings = _kv_warnings(kv, grpo.most_per_sampler, engine.max_num_seqs)
     found = _stage("grpo", shape, files, training, hardware, assumed, actors, tokens, (sampler, kv), warnings)
     if len(found.nodes) > 1 and learner.publish.transport == "shared_memory":
         return replace(found, warnings=(*found.warnings, ONE_NODE))

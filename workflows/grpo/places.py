@@ -39,7 +39,7 @@ class FleetLimits:
     @classmethod
     def of(cls, s: GrpoSettings, episode_s: float) -> FleetLimits:
         return cls(
-            episodes_per_sampler=s.episodes_per_sampler,
+            episodes_per_sampler=s.most_per_sampler,
             episode_retries=s.episode_retries,
             episode_s=episode_s,
             update_timeout_s=s.publish_timeout_s,

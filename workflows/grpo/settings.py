@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -96,8 +97,9 @@ class GrpoSettings:
     # vLLM engines that the run begins with, and replaces when they die
     max_samplers: int | None = field(default=None, metadata=AT_LEAST_ONE)
     # when nodes join the cluster the run grows to so many, and shrinks when they leave; empty: as many as `samplers`
-    episodes_per_sampler: int = field(default=128, metadata=AT_LEAST_ONE)
-    # concurrent episodes of one engine, at most
+    episodes_per_sampler: int | None = field(default=None, metadata=AT_LEAST_ONE)
+    # concurrent episodes of one engine, at most; more than it samples at once, since some wait for tools. Empty: its
+    # share of all that may be under way
     adaptive_concurrency: bool = True
     # fewer while its KV cache is full, more again while that makes it faster; False: always as many as there are
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
@@ -167,3 +169,9 @@ class GrpoSettings:
     def slots(self) -> int:
         """Groups that may be anywhere in the pipeline."""
         return (self.max_staleness + 1) * self.groups_per_step
+
+    @property
+    def most_per_sampler(self) -> int:
+        """Concurrent episodes of one engine, at most."""
+        share = math.ceil(self.slots * self.group_size / self.samplers)
+        return self.episodes_per_sampler or max(share, self.group_size)

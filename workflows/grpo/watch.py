@@ -102,7 +102,7 @@ class Watch:
     def _share(self) -> float:
         """Episodes that a sampler runs when the pipeline is full."""
         s = self._settings
-        return min(s.episodes_per_sampler, self._buffer.slots * s.group_size / max(1, len(self._fleet.places)))
+        return min(s.most_per_sampler, self._buffer.slots * s.group_size / max(1, len(self._fleet.places)))
 
     def _why_no_batch(self) -> str:
         episodes = self._settings.groups_per_step * self._settings.group_size

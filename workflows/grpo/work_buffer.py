@@ -52,9 +52,9 @@ class GroupState(StrEnum):
     TAKEN = "taken"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class HeldGroup:
-    """One group in the pipeline.
+    """One group in the pipeline. The buffer alone changes it; for others it is to be read.
 
     `oldest_version` is that of its oldest sampled token, known when it is finished.
     """
@@ -207,8 +207,7 @@ class WorkBuffer:
 
     def start(self, group: GroupId) -> None:
         """Its episodes are being dispatched."""
-        held = self._expect(group, GroupState.WAITING)
-        self._groups[group] = replace(held, state=GroupState.INFLIGHT)
+        self._expect(group, GroupState.WAITING).state = GroupState.INFLIGHT
 
     def finish(self, group: GroupId, oldest_version: int) -> None:
         """All its episodes ended.
@@ -216,7 +215,7 @@ class WorkBuffer:
         `oldest_version` is that of the oldest token among those that will be trained on.
         """
         held = self._expect(group, GroupState.INFLIGHT)
-        self._groups[group] = replace(held, state=GroupState.FINISHED, oldest_version=oldest_version)
+        held.state, held.oldest_version = GroupState.FINISHED, oldest_version
         self._finished[oldest_version] += 1
         self._front.finish(group)
         self._no_longer_awaited(group)
@@ -250,7 +249,7 @@ class WorkBuffer:
             return None
         for group in picks:
             held = self._groups[group]
-            self._groups[group] = replace(held, state=GroupState.TAKEN, taken_at=version)
+            held.state, held.taken_at = GroupState.TAKEN, version
             self._count_out(held)
         self._front.take(picks)
         self._taken = len(picks)
@@ -296,7 +295,7 @@ class WorkBuffer:
             trained=self.trained,
             filtered=dict(self.filtered),
             cancelled=dict(self.cancelled),
-            groups=tuple(self._groups.values()),
+            groups=tuple(replace(group) for group in self._groups.values()),
         )
 
     @classmethod
@@ -308,7 +307,7 @@ class WorkBuffer:
         buffer = cls(state.groups_per_step, state.max_staleness, state.window)
         for group in state.groups:
             pending = group.state is GroupState.INFLIGHT
-            buffer._groups[group.id] = replace(group, state=GroupState.WAITING) if pending else group
+            buffer._groups[group.id] = replace(group, state=GroupState.WAITING if pending else group.state)
             buffer._newest = max(buffer._newest, group.admitted_at)
             buffer._front.admit(group.id)
             if group.state is GroupState.FINISHED:

@@ -325,6 +325,29 @@ async def test_a_turn_is_told_while_it_is_sampled_and_ends_as_it_does_untold(eng
     assert turn.spans == silent.spans
 
 
+async def test_where_turns_wait_for_room_the_one_that_was_begun_before_goes_first(engine, renderer, pictures):
+    begun: list[str] = []
+
+    def noted(name: str):
+        return lambda ids: None if name in begun else begun.append(name)
+
+    prompt = renderer.open("Image 1: <image> who founded it?", pictures.refs[:1])
+    action = await sample(engine, [prompt], Sampling(0.0, max_tokens=4))
+    later = [prompt, action, renderer.observe("<information>page</information>", [])]
+    until = time.monotonic() + FOREVER
+    twice_full = [
+        asyncio.create_task(engine.generate([prompt], Sampling(max_tokens=32), deadline=until))
+        for _ in range(2 * engine_settings("float32").max_num_seqs)
+    ]
+    await some_token(engine)
+    waiting = [
+        asyncio.create_task(engine.generate(history, Sampling(max_tokens=2), deadline=until, told=noted(name)))
+        for name, history in [("a first turn", [prompt]), ("a later turn", later)]
+    ]
+    await asyncio.gather(*twice_full, *waiting)
+    assert begun == ["a later turn", "a first turn"]
+
+
 async def test_who_raises_while_told_leaves_no_request_running(engine, renderer, pictures):
     segments = [renderer.open("<image> tell a long story", pictures.refs[:1])]
 

@@ -23,11 +23,13 @@ class OneTokenAtATime:
         self.running: list[str] = []
         self.aborted: list[str] = []
         self.wanted = ""
+        self.priorities: list[int] = []
 
     async def update_weight_version(self, version):
         """By having it, an engine labels tokens itself."""
 
-    async def generate(self, prompt, parameters, request_id):
+    async def generate(self, prompt, parameters, request_id, *, priority):
+        self.priorities.append(priority)
         self.running.append(request_id)
         self.wanted = parameters.output_kind
         try:
@@ -38,7 +40,7 @@ class OneTokenAtATime:
                     token_ids=list(range(10, 10 + n)), finish_reason="stop" if n == 3 else None, logprobs=logprobs,
                     weight_versions=spans,
                 )  # fmt: skip
-                yield SimpleNamespace(outputs=[completion], prompt_token_ids=[5, 6])
+                yield SimpleNamespace(outputs=[completion], prompt_token_ids=prompt["prompt_token_ids"])
         except GeneratorExit:
             self.aborted.append(request_id)
             raise
@@ -93,3 +95,11 @@ async def test_who_raises_while_told_ends_the_turn_in_the_engine_too(engine):
     with pytest.raises(ValueError, match="no more"):
         await engine.generate(PROMPT, Sampling(), deadline=60.0, told=refuses)
     assert (engine._llm.running, engine._llm.aborted) == ([], ["turn-0"])
+
+
+async def test_the_turn_with_the_longer_history_comes_first(engine):
+    longer = [*PROMPT, Segment(SegmentKind.OBSERVATION, np.array([7], dtype=np.int32))]
+    for history in (PROMPT, longer):
+        await engine.generate(history, Sampling(), deadline=60.0)
+    first, later = engine._llm.priorities
+    assert later < first, "of vLLM's priorities the least comes first"

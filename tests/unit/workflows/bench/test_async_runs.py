@@ -84,7 +84,9 @@ def test_the_trace_is_the_same_in_every_arm(a_plan):
 
 
 def test_no_search_waits_for_a_place_in_the_worker(a_plan, base):
-    assert base.search.max_concurrency < base.grpo.episodes_per_sampler <= a_plan().plan.search.max_concurrency
+    for arm in (SYNC, ASYNC_2):
+        plan = a_plan(arm=arm).plan
+        assert base.search.max_concurrency < plan.grpo.most_per_sampler <= plan.search.max_concurrency
 
 
 def test_a_run_that_was_made_is_known_until_something_that_decides_it_changes(a_plan):

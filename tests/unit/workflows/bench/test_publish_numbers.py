@@ -32,7 +32,7 @@ def test_gaps_of_a_time_are_those_that_reach_into_it():
 
 @pytest.mark.parametrize(("pause", "word"), [(0.049, "reached"), (0.051, "missed")])
 def test_two_steps_and_twenty_milliseconds_are_allowed(pause, word, capsys):
-    found = pause_document(128, Spread(0.015, 0.01, 0.02, 9), [pause] * 3, [0.06], Turns(ended=500, across=20))
+    found = pause_document(128, Spread(0.015, 0.01, 0.02, 9), [pause] * 3, [0.06], [120], Turns(ended=500, across=20))
     assert found["allowed_ms"] == pytest.approx(50)
     show({"pause": found}, Console(width=120))
     said = capsys.readouterr().out

@@ -106,4 +106,4 @@ def test_qwen3_differs_from_the_papers_runs_in_its_model_and_what_it_has_room_fo
         assert seven.agent == eight.agent
         assert seven.pictures == eight.pictures
         assert "Qwen3-VL-8B" in str(eight.grpo.start_from or eight.sft.start_from)
-        assert eight.grpo.episodes_per_sampler < seven.grpo.episodes_per_sampler
+        assert eight.grpo.most_per_sampler < seven.grpo.most_per_sampler

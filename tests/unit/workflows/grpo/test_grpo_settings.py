@@ -34,6 +34,17 @@ def test_slots_follow_from_staleness():
     assert GrpoSettings(max_staleness=2, groups_per_step=4).slots == 12
 
 
+@pytest.mark.parametrize(
+    ("given", "samplers", "most"),
+    [(None, 1, 96), (None, 3, 32), (None, 5, 20), (None, 50, 8), (7, 1, 7)],
+)
+def test_a_sampler_plays_its_share_of_all_that_may_be_under_way_or_as_much_as_is_given(given, samplers, most):
+    settings = GrpoSettings(
+        max_staleness=2, groups_per_step=4, group_size=8, samplers=samplers, episodes_per_sampler=given
+    )
+    assert settings.most_per_sampler == most
+
+
 def test_importing_the_settings_pulls_in_nothing_heavy():
     code = "import sys, workflows.grpo.settings; sys.exit(any(m in sys.modules for m in ('torch','ray','vllm')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

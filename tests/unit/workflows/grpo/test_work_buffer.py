@@ -245,6 +245,16 @@ def test_a_verb_out_of_order_fails_loudly_and_keeps_the_counts(misuse):
     assert buffer.admitted == buffer.released + buffer.held
 
 
+def test_a_snapshot_stays_as_it_was_whatever_happens_to_the_buffer_and_to_one_restored_from_it():
+    buffer, groups = full(2, 1)
+    state = buffer.snapshot()
+    before = state.to_json()
+    restored = WorkBuffer.restore(state)
+    buffer.finish(groups[0], 0)
+    restored.start(groups[0])
+    assert state.to_json() == before
+
+
 def test_a_snapshot_that_does_not_add_up_is_refused():
     state = full(2, 1)[0].snapshot().to_json()
     with pytest.raises(ValueError, match="do not add up"):
