@@ -198,7 +198,7 @@ def learner_waits_for(running: int, in_tools: int, quota: float, step_episodes: 
 
 
 def sampler_waits_for(running: int, in_tools: int, quota: float, share: float, updating: bool) -> str:
-    """Why a sampler is not busy; "" when it is. `share`: episodes it runs when the pipeline is full; `quota` as
+    """Why a sampler is not busy; "" when it is. `share`: episodes of one step that fall to it; `quota` as
     `at_quota` has it, which is the same for all samplers, for they share the tools."""
     if updating:
         return "publish"

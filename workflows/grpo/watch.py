@@ -100,9 +100,9 @@ class Watch:
         return sampler_waits_for(running, in_tools, self._quota, self._share(), self._fleet.updating)
 
     def _share(self) -> float:
-        """Episodes that a sampler runs when the pipeline is full."""
+        """Episodes of one step that fall to one sampler."""
         s = self._settings
-        return min(s.most_per_sampler, self._buffer.slots * s.group_size / max(1, len(self._fleet.places)))
+        return min(s.most_per_sampler, s.groups_per_step * s.group_size / max(1, len(self._fleet.places)))
 
     def _why_no_batch(self) -> str:
         episodes = self._settings.groups_per_step * self._settings.group_size
