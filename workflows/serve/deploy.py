@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.errors import RunBroken, UserError
+from workflows.serve import front
 from workflows.serve.settings import ServeSettings
 
 APPLICATION = "mmsearch"
@@ -35,6 +36,8 @@ LEAN = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
 }
+# Of a Ray that is started for the service: its proxies also end what an ingress that died has left without an end.
+OWN = LEAN | {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": front.NAME}
 
 
 def haproxy_environment(folder: str, free_port: Callable[[], int]) -> dict[str, str]:

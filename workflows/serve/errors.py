@@ -104,6 +104,21 @@ def agent_died() -> ApiError:
     return ApiError(503, message, kind="server_error", code=AGENT_DIED, retry_after_s=1.0)
 
 
+def ingress_died() -> ApiError:
+    """The same of the process before the agent."""
+    return unavailable("The process that had this request died; another takes its place: ask again.", 1.0)
+
+
+def nobody_there() -> ApiError:
+    """Nothing of the service runs, for now or for good."""
+    return unavailable("The service is not there at the moment: ask again.", 5.0)
+
+
+def full() -> ApiError:
+    """Over the bound of requests that wait, or are under way."""
+    return too_many("The service has as many requests as it takes: ask again.", 2.0)
+
+
 def broken() -> ApiError:
     """A bug of ours: its traceback is in the log, the client learns no more than that."""
     return ApiError(500, "The service failed on this request; its log says why.", kind="server_error")

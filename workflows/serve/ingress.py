@@ -82,7 +82,7 @@ class Ingress:
     async def take(self, request: ChatRequest, caller: str, began: float) -> Taken:
         """Check it, fetch its pictures, make its orders. `began`: when it came (time.monotonic). Raises `ApiError`."""
         if self.meters.under_way > self._settings.most_requests:
-            raise errors.too_many("The service has as many requests as it takes: ask again.", 2.0)
+            raise errors.full()
         if self.draining:
             raise errors.unavailable("The service is stopping: ask again when it is back.", 10.0)
         question = asked(request, self.model, self._settings.request)
@@ -294,7 +294,7 @@ def told(error: Exception) -> ApiError:
     if isinstance(cause, ApiError):
         return cause
     if isinstance(cause, BackPressureError):
-        return errors.too_many("The service has as many requests as it takes: ask again.", 2.0)
+        return errors.full()
     if isinstance(cause, RayActorError):
         return errors.agent_died()
     if isinstance(cause, RequestCancelledError):

@@ -27,7 +27,7 @@ from cluster.runtime import authenticate, connect, environment, joins, port_is_f
 from workflows.ask import model_address
 from workflows.progress import stopped_by_signals
 from workflows.serve.deploy import (
-    LEAN,
+    OWN,
     Controller,
     beside,
     document,
@@ -73,7 +73,7 @@ def run(settings: Any, checkpoint: str | None = None) -> None:
             " RAY_SERVE_ENABLE_HA_PROXY=1 in the environment of each `ray start`."
         )
     with ExitStack() as stack:
-        own = dict(LEAN)
+        own = dict(OWN)
         if chosen.haproxy:
             own |= haproxy_environment(stack.enter_context(tempfile.TemporaryDirectory(prefix="hap-")), free_port)
         os.environ.update({name: os.environ.get(name, value) for name, value in own.items()})  # proxies have Ray's own

@@ -33,7 +33,7 @@ from tests.slow.workflows.serve.conftest import Service
 
 BACK_S = 180.0  # for a replica to be replaced, an engine's start included
 LEFT = ("mmsearch_requests_total", 'status="499"')  # requests whose clients left before their end
-SEARCH, AGENT = "ServeReplica:mmsearch:Search", "ServeReplica:mmsearch:Agent"
+INGRESS, AGENT, SEARCH = (f"ServeReplica:mmsearch:{name}" for name in ("Ingress", "Agent", "Search"))
 pytestmark = pytest.mark.slow
 
 
@@ -247,7 +247,7 @@ async def test_a_search_that_is_killed_costs_searches_and_no_answer(service: Ser
         search.send_signal(signal.SIGKILL)
         ended = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), BACK_S)
         assert [one for one in ended if isinstance(one, BaseException)] == []
-        await until(lambda: replaced(service, search.pid), BACK_S)
+        await until(lambda: replaced(service, SEARCH, search.pid), BACK_S)
         again = [await ai.chat.completions.create(model="miniature", messages=one) for one in asked]
     found = [result for one in again for result in results(one.choices[0])]
     if not found:
@@ -255,7 +255,28 @@ async def test_a_search_that_is_killed_costs_searches_and_no_answer(service: Ser
     assert "ok" in {result["outcome"] for result in found}
 
 
-def replaced(service: Service, pid: int) -> bool:
-    """Whether there is a search replica, and it is another one."""
-    pids = [one.pid for one in service.command.workers(SEARCH)]
+async def test_what_an_ingress_had_that_is_killed_ends_with_an_error_and_the_next_one_answers(service: Service):
+    (ingress,) = service.command.workers(INGRESS)
+    asked = examples(service)
+    async with client_of(service, BACK_S) as ai:
+        streams = [await ai.chat.completions.create(model="miniature", messages=asked[0], stream=True)]
+        many = [ai.chat.completions.create(model="miniature", messages=one) for one in 4 * asked]
+        asking = [asyncio.create_task(one) for one in (*map(told, streams), *many)]
+        await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        ingress.send_signal(signal.SIGKILL)
+        ended = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), BACK_S)
+        errors = [one for one in ended if isinstance(one, BaseException)]
+        assert errors, "all were answered before the ingress died"
+        for one in errors:
+            assert isinstance(one, openai.APIError)
+            assert isinstance(one.body, dict), f"not in OpenAI's shape: {one!r}"
+            assert set(one.body) == {"message", "type", "param", "code"}
+        await until(lambda: replaced(service, INGRESS, ingress.pid), BACK_S)
+        again = await ai.chat.completions.create(model="miniature", messages=asked[0])
+    assert again.choices[0].message.content
+
+
+def replaced(service: Service, kind: str, pid: int) -> bool:
+    """Whether there is a replica of that kind, and it is another one."""
+    pids = [one.pid for one in service.command.workers(kind)]
     return bool(pids) and pid not in pids

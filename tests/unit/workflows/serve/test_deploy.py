@@ -13,6 +13,7 @@ from cluster.errors import RunBroken, UserError
 from tests.unit.workflows.serve.loopback_serve import Cluster, declared, loopback
 from workflows.serve.deploy import (
     LEAN,
+    OWN,
     Controller,
     beside,
     document,
@@ -224,7 +225,7 @@ def test_two_services_behind_haproxy_share_neither_files_nor_ports():
 
 def test_every_variable_of_haproxys_is_one_that_ray_reads():
     known = (Path(constants.__file__)).read_text()
-    assert [name for name in LEAN | haproxy_environment("/tmp/one", lambda: 1) if f'"{name}"' not in known] == []
+    assert [name for name in OWN | haproxy_environment("/tmp/one", lambda: 1) if f'"{name}"' not in known] == []
 
 
 def test_a_dashboard_that_never_answers_is_told_and_not_waited_for():
