@@ -11,6 +11,7 @@ from cluster.storage import check_inside
 AT_LEAST_ONE = {"ge": 1}
 NOT_NEGATIVE = {"ge": 0}
 SECONDS = {"gt": 0.0}
+MOST_EPISODES = 512  # of one sampler, where nothing else is given: a turn must not wait for long to be sampled
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class GrpoSettings:
     # when nodes join the cluster the run grows to so many, and shrinks when they leave; empty: as many as `samplers`
     episodes_per_sampler: int | None = field(default=None, metadata=AT_LEAST_ONE)
     # concurrent episodes of one engine, at most; more than it samples at once, since some wait for tools. Empty: its
-    # share of all that may be under way
+    # share of all that may be under way, up to 512
     adaptive_concurrency: bool = True
     # fewer while its KV cache is full, more again while that makes it faster; False: always as many as there are
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
@@ -174,4 +175,4 @@ class GrpoSettings:
     def most_per_sampler(self) -> int:
         """Concurrent episodes of one engine, at most."""
         share = math.ceil(self.slots * self.group_size / self.samplers)
-        return self.episodes_per_sampler or max(share, self.group_size)
+        return self.episodes_per_sampler or max(min(share, MOST_EPISODES), self.group_size)

@@ -45,6 +45,12 @@ def test_a_sampler_plays_its_share_of_all_that_may_be_under_way_or_as_much_as_is
     assert settings.most_per_sampler == most
 
 
+@pytest.mark.parametrize(("group_size", "given", "most"), [(8, None, 512), (600, None, 600), (8, 2000, 2000)])
+def test_no_more_than_512_wait_for_one_engine_unless_a_group_has_more_or_it_is_asked_for(group_size, given, most):
+    settings = GrpoSettings(groups_per_step=1000, group_size=group_size, episodes_per_sampler=given)
+    assert settings.most_per_sampler == most
+
+
 def test_importing_the_settings_pulls_in_nothing_heavy():
     code = "import sys, workflows.grpo.settings; sys.exit(any(m in sys.modules for m in ('torch','ray','vllm')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
