@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,6 +73,7 @@ class Ingress:
         self._pictures = RequestPictures(settings.request, MemoryImages(), reader)
         self.meters = Meters()
         self.draining = False
+        self._choices = 0  # that are played, or wait for an agent
         self._standings: list[Standing] = []
 
     async def reconfigure(self, standing: dict[str, Any]) -> None:
@@ -90,13 +91,15 @@ class Ingress:
         identity = f"chatcmpl-{uuid.uuid4().hex}"
         if self._log is not None:
             await asyncio.to_thread(_keep, self._log, identity, pictures)
+        if self._choices and self._choices + question.n > self._settings.room:
+            raise errors.full()
         orders = orders_of(question, identity, caller, pictures, began)
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
         return Taken(self.model, orders, int(time.time()), bool(request.stream), include_usage)
 
     async def answer(self, taken: Taken) -> dict[str, Any]:
         """The whole answer. Raises `ApiError`."""
-        tasks = [asyncio.create_task(self._whole(order)) for order in taken.orders]
+        tasks = [self._counted(self._whole(order)) for order in taken.orders]
         try:
             choices = await asyncio.gather(*tasks)
         finally:
@@ -114,7 +117,7 @@ class Ingress:
             taken.include_usage,
         )
         merged: asyncio.Queue[tuple[int, list[Report] | ApiError]] = asyncio.Queue(maxsize=QUEUED)
-        tasks = [asyncio.create_task(self._pump(order, merged)) for order in taken.orders]
+        tasks = [self._counted(self._pump(order, merged)) for order in taken.orders]
         running = len(tasks)
         try:
             first = await merged.get()  # an agent has it, or none will: the client learns which by the status
@@ -153,6 +156,16 @@ class Ingress:
     async def admit(self, authorization: str | None) -> str:
         """Whose request it is. Raises `ApiError`."""
         return await self.till.admit(authorization)
+
+    def _counted(self, choice: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """It, under way: from now to its end it takes room."""
+        self._choices += 1
+        task = asyncio.create_task(choice)
+        task.add_done_callback(self._gone)
+        return task
+
+    def _gone(self, _: asyncio.Task[Any]) -> None:
+        self._choices -= 1
 
     async def _pump(self, order: Order, merged: asyncio.Queue[Any]) -> None:
         """All that an agent tells of an order, and in the end why it stopped, if it did: somebody waits for either."""

@@ -264,14 +264,54 @@ async def test_of_several_choices_one_refusal_is_told_at_once(client):
     error_of(response, 400)
 
 
-async def test_more_requests_than_there_are_places_for_are_refused_at_the_door(client):
-    ours = client(episodes=1, queue=1)  # four places
-    waiting = [asyncio.create_task(chat(ours, "wait")) for _ in range(4)]
-    await until(lambda: under_way(ours), 4)
-    assert int((await chat(ours)).headers["retry-after"]) >= 1
+async def left(ours, waiting):
+    """Those who wait have gone, and nothing of them is left."""
     for task in waiting:
         task.cancel()
     await until(lambda: under_way(ours), 0)
+    assert (await chat(ours)).status_code == 200
+
+
+async def test_a_burst_is_let_in_as_far_as_there_is_room_and_what_is_over_it_refused(client):
+    ours = client(episodes=3, queue=1)
+    waiting = [asyncio.create_task(chat(ours, "wait")) for _ in range(4)]
+    await until(lambda: under_way(ours), 4)
+    refused = await chat(ours)
+    assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
+    assert int(refused.headers["retry-after"]) >= 1
+    await left(ours, waiting)
+
+
+async def test_each_choice_takes_room_streamed_or_not_and_gives_it_back(client):
+    ours = client(episodes=3, queue=1)
+    assert (await chat(ours, n=3)).status_code == 200
+    assert (await chat(ours, n=3, stream=True)).status_code == 200
+    waiting = [asyncio.create_task(chat(ours, "wait", stream=True)) for _ in range(2)]
+    await until(lambda: under_way(ours), 2)
+    assert (await chat(ours, n=3)).status_code == 429
+    assert (await chat(ours, n=2)).status_code == 200
+    await left(ours, waiting)
+
+
+async def test_more_requests_than_there_are_places_for_are_refused_at_the_door(client):
+    async def unending():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.005)
+
+    ours = client(episodes=1, queue=1)  # four places, for those included whose bodies are still on their way
+    headers = {"content-type": "application/json"}
+    waiting = [
+        asyncio.create_task(ours.post("/v1/chat/completions", content=unending(), headers=headers)) for _ in range(4)
+    ]
+    await until(lambda: under_way(ours), 4)
+    assert int((await chat(ours)).headers["retry-after"]) >= 1
+    await left(ours, waiting)
+
+
+@pytest.mark.parametrize(("agents", "ingresses", "room"), [(1, 1, 40), (2, 1, 72), (3, 2, 56)])
+def test_the_room_of_an_ingress_is_its_share_of_the_agents_and_its_queue(agents, ingresses, room):
+    assert ServeSettings(episodes=32, queue=8, agents=1, max_agents=agents, ingresses=ingresses).room == room
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
