@@ -109,6 +109,7 @@ def test_a_dataset_of_the_same_configuration_is_left_alone(made, console):
     assert {name: (folder.local_path / name).stat().st_mtime_ns for name in folder.files()} == before
 
 
+@pytest.mark.slow  # half a minute of Ray Train
 @pytest.mark.timeout(900)
 def test_sft_lowers_the_loss_and_leaves_out_what_is_broken(made, console, tmp_path):
     folder = RunFolder(made().run.folder)
@@ -129,7 +130,7 @@ def test_sft_lowers_the_loss_and_leaves_out_what_is_broken(made, console, tmp_pa
     assert load_policy(folder.sft_export.local_path).config.image_token_id > 0
 
 
-@pytest.mark.slow  # half a minute of Ray Train
+@pytest.mark.slow  # another half a minute
 @pytest.mark.timeout(900)
 def test_a_rank_that_refuses_is_told_in_its_own_sentence_and_not_tried_again(made, console):
     wanted = made("sft.steps=6", "sft.max_failures=1", "pictures.max_pixels=6272")

@@ -20,6 +20,7 @@ def ask(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment, timeout=380)
 
 
+@pytest.mark.slow  # an engine of its own, from a shell
 def test_an_example_is_asked_and_the_whole_of_it_is_one_json_document(config, run_root):
     done = ask(config, "--example", "1", "--json")
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ def messages(service: Service, example: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def examples(service: Service) -> list[list[dict[str, Any]]]:
+def examples(service: Service) -> list[list[Any]]:
     """The messages of each; some of them are searched for, as the page's test sees, too."""
     return [messages(service, example) for example in service.about["examples"]]
 

@@ -259,9 +259,9 @@ async def test_what_an_ingress_had_that_is_killed_ends_with_an_error_and_the_nex
     (ingress,) = service.command.workers(INGRESS)
     asked = examples(service)
     async with client_of(service, BACK_S) as ai:
-        streams = [await ai.chat.completions.create(model="miniature", messages=asked[0], stream=True)]
+        stream = await ai.chat.completions.create(model="miniature", messages=asked[0], stream=True)
         many = [ai.chat.completions.create(model="miniature", messages=one) for one in 4 * asked]
-        asking = [asyncio.create_task(one) for one in (*map(told, streams), *many)]
+        asking = [asyncio.create_task(one) for one in (told(stream), *many)]
         await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
         ingress.send_signal(signal.SIGKILL)
         ended = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), BACK_S)
