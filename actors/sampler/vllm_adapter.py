@@ -86,6 +86,7 @@ def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, An
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "scheduling_policy": "priority",  # `Engine` says which turns come first; among equals the oldest
+        "scheduler_cls": f"{__name__}.{scheduler.__name__}",
         "tensor_parallel_size": settings.tensor_parallel_size,
         "kv_cache_memory_bytes": settings.kv_cache_bytes or (_CPU_KV_CACHE_BYTES if on_cpu else None),
         "gpu_memory_utilization": settings.gpu_memory_utilization,
@@ -102,6 +103,22 @@ def _engine_arguments(model_path: str, settings: EngineSettings) -> dict[str, An
         **_transfer_arguments(settings),
         **(_in_one_process() if on_cpu and settings.tensor_parallel_size == 1 else {}),
     }
+
+
+def scheduler(vllm_config: Any, **more: Any) -> Any:
+    """vLLM's own scheduler, which takes in by priority and throws out the newest: its engine process calls this.
+
+    By priority it would throw out, when the KV cache is full, a request that it may have scheduled in the same step,
+    and keep what that one was about to compute as if it were: its blocks in the prefix cache and its pictures in the
+    encoder's (vLLM 0.32, https://github.com/vllm-project/vllm/pull/43569). The newest is never scheduled before.
+    """
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.request_queue import SchedulingPolicy
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    made = (AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler)(vllm_config, **more)
+    made.policy = SchedulingPolicy.FCFS  # read from here on where requests are thrown out, and only there
+    return made
 
 
 def _in_one_process() -> dict[str, Any]:

@@ -126,7 +126,8 @@ async def _timed(engine: Engine, max_model_len: int, clock: Clock, ending: async
             max_tokens=max_model_len - 2, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
         )
         request = f"timed-{number}"
-        async for _ in llm.generate({"prompt_token_ids": [0]}, parameters, request):
+        # The priority of a first turn, as all have here: without one it would be let in last.
+        async for _ in llm.generate({"prompt_token_ids": [0]}, parameters, request, priority=-1):
             clock.at.append(time.perf_counter())
             if ending.is_set():
                 await llm.abort(request)

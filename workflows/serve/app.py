@@ -98,7 +98,7 @@ def _agent(settings: Settings) -> Any:
     return _deployment(Agent).options(
         name=AGENT,
         max_ongoing_requests=chosen.episodes,
-        max_queued_requests=chosen.most_unassigned,
+        max_queued_requests=chosen.room,  # the ingress refuses before: Serve would count a burst as waiting
         ray_actor_options={"num_cpus": chosen.agent_cpus, "num_gpus": chosen.agent_gpus},
         **_kept(chosen.longest_s),
         **scale,

@@ -114,6 +114,11 @@ def nobody_there() -> ApiError:
     return unavailable("The service is not there at the moment: ask again.", 5.0)
 
 
+def late() -> ApiError:
+    """The ingress did not end a request within its time, and somebody before it did."""
+    return unavailable("The service did not answer in time: ask again.", 5.0)
+
+
 def full() -> ApiError:
     """Over the bound of requests that wait, or are under way."""
     return too_many("The service has as many requests as it takes: ask again.", 2.0)

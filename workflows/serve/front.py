@@ -3,7 +3,8 @@
 Of such a request Ray's proxy says nothing, which its server makes a page of plain text of, or of a stream a connection
 that is cut. Ray takes `middlewares` by its name, from the environment of its proxies (`deploy.OWN`).
 
-Always true: what the ingress has said is passed on as it is; requests of other applications are not touched.
+Always true: what the ingress has said is passed on as it is; requests of other applications are not touched, unless
+they, too, are asked below /v1.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class _Answer:
         self._status = 0  # that Ray's proxy would have answered with
 
     async def pass_on(self, message: Message) -> None:
-        """To the client, unless Ray's proxy speaks for itself: it does so in plain text, and the ingress never."""
+        """To the client, unless Ray's proxy speaks for itself: with these statuses the ingress says nothing plain."""
         if message["type"] == "http.response.start":
-            if message["status"] >= 400 and _content_type(message).startswith(b"text/plain"):
+            if message["status"] in _MEANING and _content_type(message).startswith(b"text/plain"):
                 self._status = message["status"]
                 return
             self._begun, self._streams = True, _content_type(message).startswith(_STREAM)
@@ -71,7 +72,8 @@ class _Answer:
             await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
 
 
-_MEANING = {404: errors.nobody_there, 429: errors.full}  # of Ray's own words
+# Of Ray's own words: no route, its bound of time, its bound of requests, no replica.
+_MEANING = {404: errors.nobody_there, 408: errors.late, 429: errors.full, 503: errors.nobody_there}
 
 
 def _content_type(message: Message) -> bytes:

@@ -87,12 +87,12 @@ class Ingress:
         if self.draining:
             raise errors.unavailable("The service is stopping: ask again when it is back.", 10.0)
         question = asked(request, self.model, self._settings.request)
+        self._check_room(question.n)  # before its pictures are fetched, and again after
         pictures = await self._pictures.all_of(question.pictures, min(FETCH_S, question.bounds.seconds))
         identity = f"chatcmpl-{uuid.uuid4().hex}"
         if self._log is not None:
             await asyncio.to_thread(_keep, self._log, identity, pictures)
-        if self._choices and self._choices + question.n > self._settings.room:
-            raise errors.full()
+        self._check_room(question.n)
         orders = orders_of(question, identity, caller, pictures, began)
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
         return Taken(self.model, orders, int(time.time()), bool(request.stream), include_usage)
@@ -156,6 +156,11 @@ class Ingress:
     async def admit(self, authorization: str | None) -> str:
         """Whose request it is. Raises `ApiError`."""
         return await self.till.admit(authorization)
+
+    def _check_room(self, choices: int) -> None:
+        """Raises `ApiError`. More than there is room for are taken where nothing else is under way."""
+        if self._choices and self._choices + choices > self._settings.room:
+            raise errors.full()
 
     def _counted(self, choice: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """It, under way: from now to its end it takes room."""

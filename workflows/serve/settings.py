@@ -80,7 +80,8 @@ class ServeSettings:
     # web pages of other origins that browsers may let in, as https://example.org
     request: RequestSettings = field(default_factory=RequestSettings)
     queue: int = field(default=16, metadata={"ge": 1})
-    # requests that wait for an agent, over which 429 is answered at once; of each ingress replica
+    # requests that may wait beside those that max_agents play, over which 429 is answered at once; of each ingress
+    # replica. More wait as long as fewer agents run
     episodes: int = field(default=32, metadata={"ge": 1})
     # that one agent replica plays at a time; at most engine.max_num_seqs of them sample at once
     agents: int = field(default=1, metadata={"ge": 1})
@@ -119,11 +120,6 @@ class ServeSettings:
     def room(self) -> int:
         """Choices that are played or wait at one ingress: its share of what the agents can play, and the queue."""
         return math.ceil(self.episodes * self.max_agents / self.ingresses) + self.queue
-
-    @property
-    def most_unassigned(self) -> int:
-        """The same as far as Serve has not given them to an agent: with a burst that takes a moment, room or not."""
-        return self.episodes * self.agents + self.queue
 
     @property
     def most_requests(self) -> int:

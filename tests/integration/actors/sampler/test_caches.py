@@ -71,6 +71,28 @@ async def test_an_engine_with_too_little_cache_tells_that_it_throws_requests_out
 
 
 @pytest.mark.slow
+async def test_where_the_cache_is_too_small_the_newest_waits_even_for_a_first_turn(model_folder, pictures):
+    """By priority vLLM throws out what it may have scheduled in the same step, and keeps what that had not computed."""
+    renderer = load_renderer(model_folder)
+    settings = replace(engine_settings("float32"), kv_cache_bytes=1 << 22, max_model_len=1024)
+    ended: list[str] = []
+
+    async def turn(name, history):
+        await small.generate(history, Sampling(0.0, max_tokens=300), deadline=time.monotonic() + 60)
+        ended.append(name)
+
+    async with Engine(model_folder, settings, renderer, pictures) as small:
+        first = [prompt(renderer, pictures, n_images=0)]
+        oldest = asyncio.create_task(turn("the first turn", first))
+        while not small.stats().running:
+            await asyncio.sleep(0)
+        later = [*first, renderer.observe("<information>page</information>", [])]
+        await asyncio.gather(oldest, *(turn("a later turn", later) for _ in range(15)))
+        assert small.load().preempted > 0
+    assert ended[0] == "the first turn"
+
+
+@pytest.mark.slow
 async def test_an_engine_that_is_not_watched_tells_nothing(model_folder, pictures):
     renderer = load_renderer(model_folder)
     settings = replace(engine_settings("float32"), watch_load=False)

@@ -267,7 +267,10 @@ async def test_what_an_ingress_had_that_is_killed_ends_with_an_error_and_the_nex
         ended = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), BACK_S)
         errors = [one for one in ended if isinstance(one, BaseException)]
         assert errors, "all were answered before the ingress died"
-        for one in errors:
+        # A connection that ends is what is left of an answer that was cut in its midst: few, if any.
+        told_so = [one for one in errors if not isinstance(one, openai.APIConnectionError)]
+        assert len(told_so) > len(errors) / 2
+        for one in told_so:
             assert isinstance(one, openai.APIError)
             assert isinstance(one.body, dict), f"not in OpenAI's shape: {one!r}"
             assert set(one.body) == {"message", "type", "param", "code"}

@@ -282,6 +282,19 @@ async def test_a_burst_is_let_in_as_far_as_there_is_room_and_what_is_over_it_ref
     await left(ours, waiting)
 
 
+async def test_who_finds_no_room_is_refused_before_its_pictures_are_looked_at(client):
+    ours = client(episodes=1, queue=1)
+    unreadable = [
+        {"type": "text", "text": "who?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}},
+    ]
+    error_of(await chat(ours, unreadable), 400)
+    waiting = [asyncio.create_task(chat(ours, "wait")) for _ in range(2)]
+    await until(lambda: under_way(ours), 2)
+    error_of(await chat(ours, unreadable), 429)
+    await left(ours, waiting)
+
+
 async def test_each_choice_takes_room_streamed_or_not_and_gives_it_back(client):
     ours = client(episodes=3, queue=1)
     assert (await chat(ours, n=3)).status_code == 200
