@@ -59,6 +59,7 @@ def write_for_ever(root: str, first: int) -> None:
         os.replace(here / f".{DONE}", here / DONE)
 
 
+@pytest.mark.slow  # many kills
 @pytest.mark.timeout(600)
 def test_a_kill_at_any_moment_of_saving_leaves_the_last_good_checkpoint(tmp_path):
     server = multiprocessing.get_context("forkserver")

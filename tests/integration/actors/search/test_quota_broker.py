@@ -63,6 +63,7 @@ async def test_the_last_configuration_holds_for_all(endpoint):
     assert len(await leases(first, 1)) == 1
 
 
+@pytest.mark.slow  # a process is started anew
 async def test_a_broker_that_is_killed_under_load_overspends_nothing_and_forgets_nothing(endpoint, tmp_path):
     budget, sent, refusals = 300, 0, list[ErrorKind]()
     quota = QuotaSettings(per_second=200, burst=5, per_day=BudgetSettings(requests=budget))

@@ -129,6 +129,7 @@ async def test_a_load_step_is_followed_as_far_as_the_quota_goes_and_left_again(t
         assert totals.calls == len(load.results)  # what the one that has gone did is not forgotten
 
 
+@pytest.mark.slow  # a process is started anew
 @pytest.mark.parametrize("victim", ["worker", "pool"])
 async def test_a_process_killed_in_the_middle_loses_no_call(tmp_path, victim):
     async with searchers_of(tmp_path, PoolSettings(min=2, max=3, per_actor=100, every_s=0.2)) as searchers:
